@@ -1,0 +1,17 @@
+//! A channel: one file that says where messages come in, what becomes of them and where they go.
+
+mod document;
+mod lane;
+mod retry;
+mod runtime;
+mod schema;
+mod spec;
+pub mod test;
+mod worker;
+
+pub use document::{Set, check_tests, load_folder, load_paths, parse};
+pub use lane::LaneStatus;
+pub use retry::Retry;
+pub use runtime::{Channel, ChannelContext, State};
+pub use schema::json_schema;
+pub use spec::{ChannelSpec, DestinationSpec, Name};

@@ -1,0 +1,314 @@
+//! A channel at work: its source, its worker and its lanes, and how they are started, replaced and stopped.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::lane::{Lane, LaneStatus};
+use super::worker::Worker;
+use super::{ChannelSpec, Name};
+use crate::config::BuildError;
+use crate::journal::Journal;
+use crate::message::MessageIds;
+use crate::monitor::Counters;
+use crate::source::{Intake, Source};
+
+/// A source that cannot be opened (a port in use) is tried again so often.
+const REOPEN_AFTER: Duration = Duration::from_secs(5);
+
+/// What every channel needs from the engine.
+#[derive(Clone)]
+pub struct ChannelContext {
+    /// The journal.
+    pub journal: Arc<dyn Journal>,
+    /// Message ids.
+    pub ids: Arc<MessageIds>,
+}
+
+/// What a channel is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// Takes messages in and sends them.
+    Running,
+    /// Takes nothing in; what was taken in is still sent.
+    Paused,
+    /// Does nothing; what waits, waits.
+    Stopped,
+    /// The source cannot be opened; tried again every few seconds. What was taken in is still sent.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+}
+
+struct Running {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn spawn<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(CancellationToken) -> F) -> Running {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(stop.clone()));
+        Running { stop, task }
+    }
+
+    async fn stop(self, name: &str) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await
+            && error.is_panic()
+        {
+            error!(channel = name, "a task of the channel panicked, which is a bug in Labwire; please report it");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Parts {
+    source: Option<Running>,
+    worker: Option<Running>,
+    lanes: Vec<Running>,
+}
+
+/// A channel that was started.
+pub struct Channel {
+    name: Name,
+    context: ChannelContext,
+    program: Arc<ArcSwap<ChannelSpec>>,
+    counters: Arc<Counters>,
+    wake_worker: Arc<Notify>,
+    wake_lanes: Arc<Notify>,
+    lane_status: Mutex<BTreeMap<Name, Arc<Mutex<LaneStatus>>>>,
+    state: Arc<Mutex<State>>,
+    listens_on: Arc<Mutex<Option<SocketAddr>>>,
+    parts: tokio::sync::Mutex<Parts>,
+}
+
+impl Channel {
+    /// A channel that does nothing yet.
+    pub fn new(spec: ChannelSpec, context: ChannelContext) -> Channel {
+        Channel {
+            name: spec.name.clone(),
+            context,
+            program: Arc::new(ArcSwap::from_pointee(spec)),
+            counters: Arc::default(),
+            wake_worker: Arc::default(),
+            wake_lanes: Arc::default(),
+            lane_status: Mutex::default(),
+            state: Arc::new(Mutex::new(State::Stopped)),
+            listens_on: Arc::default(),
+            parts: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// The channel's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it does, as its file says.
+    pub fn spec(&self) -> Arc<ChannelSpec> {
+        self.program.load_full()
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The address that its source listens on.
+    pub fn listens_on(&self) -> Option<SocketAddr> {
+        *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its lanes are doing, in the order of the file.
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        let status = self.lane_status.lock().unwrap_or_else(PoisonError::into_inner);
+        let spec = self.program.load();
+        let of = |name: &Name| status.get(name).map(|lane| lane.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        spec.destinations.iter().filter_map(|destination| of(&destination.name)).collect()
+    }
+
+    /// Tells the worker that a message waits, and the lanes that a delivery does.
+    pub fn wake(&self) {
+        self.wake_worker.notify_one();
+        self.wake_lanes.notify_waiters();
+    }
+
+    fn set_state(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Starts what does not run. A source that cannot be opened leaves the channel failed, and is tried again.
+    pub async fn start(&self) {
+        let mut parts = self.parts.lock().await;
+        self.start_sending(&mut parts);
+        if parts.source.is_none() {
+            parts.source = Some(match self.open().await {
+                Ok(source) => self.run_source(source),
+                Err(error) => self.retry_source(&error),
+            });
+        }
+    }
+
+    /// Closes the source; what was taken in is still sent.
+    pub async fn pause(&self) {
+        let mut parts = self.parts.lock().await;
+        self.start_sending(&mut parts);
+        self.close_source(&mut parts).await;
+        self.set_state(State::Paused);
+    }
+
+    /// Stops everything at a message boundary: each answer that is due is given, each attempt under way ends or is repeated.
+    pub async fn stop(&self) {
+        let mut parts = self.parts.lock().await;
+        self.close_source(&mut parts).await;
+        self.stop_sending(&mut parts).await;
+        self.set_state(State::Stopped);
+    }
+
+    /// Puts a new version of the file in place. The source goes on when its table is unchanged. When the new source cannot be
+    /// opened, the old version goes on and the error is returned.
+    pub async fn replace(&self, spec: ChannelSpec) -> Result<(), BuildError> {
+        let mut parts = self.parts.lock().await;
+        let old = self.program.load_full();
+        let state = self.state();
+        let takes_in = matches!(state, State::Running | State::Failed { .. });
+        let source_changed = old.source_text != spec.source_text;
+        if source_changed {
+            self.close_source(&mut parts).await;
+        }
+        let sends = !parts.lanes.is_empty();
+        self.stop_sending(&mut parts).await;
+        self.program.store(Arc::new(spec));
+        let mut result = Ok(());
+        if source_changed && takes_in {
+            parts.source = Some(match self.open().await {
+                Ok(source) => self.run_source(source),
+                Err(error) => {
+                    self.program.store(old);
+                    result = Err(error);
+                    match self.open().await {
+                        Ok(source) => self.run_source(source),
+                        Err(error) => self.retry_source(&error),
+                    }
+                }
+            });
+        }
+        if sends {
+            self.start_sending(&mut parts);
+        }
+        self.wake();
+        result
+    }
+
+    async fn open(&self) -> Result<Box<dyn Source>, BuildError> {
+        let spec = self.program.load_full();
+        let source = spec.source.build(&spec.place("source")).await?;
+        *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
+        Ok(source)
+    }
+
+    fn intake(&self) -> Intake {
+        let ChannelContext { journal, ids } = self.context.clone();
+        Intake::new(self.name.clone(), journal, ids, self.wake_worker.clone(), self.counters.clone())
+    }
+
+    fn run_source(&self, source: Box<dyn Source>) -> Running {
+        self.set_state(State::Running);
+        let intake = self.intake();
+        Running::spawn(|stop| source.run(intake, stop))
+    }
+
+    fn retry_source(&self, error: &BuildError) -> Running {
+        warn!(channel = &*self.name, %error, "the source cannot be opened; trying again every {} s", REOPEN_AFTER.as_secs());
+        self.set_state(State::Failed { reason: error.to_string() });
+        let (program, intake, name) = (self.program.clone(), self.intake(), self.name.clone());
+        let (state, listens_on) = (self.state.clone(), self.listens_on.clone());
+        Running::spawn(|stop| async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(REOPEN_AFTER) => {}
+                    () = stop.cancelled() => return,
+                }
+                let spec = program.load_full();
+                if let Ok(source) = spec.source.build(&spec.place("source")).await {
+                    info!(channel = &*name, "the source is open");
+                    *listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
+                    *state.lock().unwrap_or_else(PoisonError::into_inner) = State::Running;
+                    return source.run(intake, stop).await;
+                }
+            }
+        })
+    }
+
+    async fn close_source(&self, parts: &mut Parts) {
+        if let Some(source) = parts.source.take() {
+            source.stop(&self.name).await;
+        }
+        *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn start_sending(&self, parts: &mut Parts) {
+        if parts.worker.is_none() {
+            let worker = Worker {
+                program: self.program.clone(),
+                journal: self.context.journal.clone(),
+                counters: self.counters.clone(),
+                wake: self.wake_worker.clone(),
+                lanes: self.wake_lanes.clone(),
+            };
+            parts.worker = Some(Running::spawn(|stop| worker.run(stop)));
+        }
+        if parts.lanes.is_empty() {
+            let spec = self.program.load_full();
+            parts.lanes = spec
+                .destinations
+                .iter()
+                .map(|destination| self.start_lane(&destination.name, destination.kind))
+                .collect();
+        }
+    }
+
+    fn start_lane(&self, destination: &Name, kind: &str) -> Running {
+        let status =
+            LaneStatus { destination: destination.to_string(), kind: kind.to_owned(), ..LaneStatus::default() };
+        let status = Arc::new(Mutex::new(status));
+        let lane = Lane {
+            destination: destination.clone(),
+            program: self.program.clone(),
+            journal: self.context.journal.clone(),
+            counters: self.counters.clone(),
+            wake: self.wake_lanes.clone(),
+            status: status.clone(),
+        };
+        self.lane_status.lock().unwrap_or_else(PoisonError::into_inner).insert(destination.clone(), status);
+        Running::spawn(|stop| lane.run(stop))
+    }
+
+    async fn stop_sending(&self, parts: &mut Parts) {
+        if let Some(worker) = parts.worker.take() {
+            worker.stop(&self.name).await;
+        }
+        for lane in &parts.lanes {
+            lane.stop.cancel();
+        }
+        for lane in parts.lanes.drain(..) {
+            lane.stop(&self.name).await;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What a channel file says, read and checked: nothing is opened yet.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Place;
+use crate::destination::DestinationConfig;
+use crate::diagnostic::SourceFile;
+use crate::expr::Expression;
+use crate::source::SourceConfig;
+use crate::transformer::Transformer;
+
+use super::Retry;
+use super::test::TestSpec;
+
+/// A channel's or a destination's name: letters, digits, `-`, `_` and `.`, at most 64.
+pub type Name = Arc<str>;
+
+/// A channel, read from its file.
+#[derive(Debug)]
+pub struct ChannelSpec {
+    /// The channel's name, unique in the folder.
+    pub name: Name,
+    /// The action that it is bound to.
+    pub action: Option<u16>,
+    /// The lab that it is bound to; none for all.
+    pub lab: Option<String>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether it is in service.
+    pub enabled: bool,
+    /// The source's kind.
+    pub source_kind: &'static str,
+    /// The source.
+    pub source: Box<dyn SourceConfig>,
+    /// The steps for every message.
+    pub transformer: Transformer,
+    /// Where messages go, in the order of the file.
+    pub destinations: Vec<DestinationSpec>,
+    /// What the file says should happen.
+    pub tests: Vec<TestSpec>,
+    /// The file.
+    pub file: Arc<SourceFile>,
+    /// The folder that relative paths start from.
+    pub folder: PathBuf,
+    /// Every file that makes the channel what it is (itself, templates, tables) with its content's hash.
+    pub parts: BTreeMap<PathBuf, [u8; 32]>,
+    /// The text of `[source]`: while it stays the same, a reload leaves the source running.
+    pub source_text: String,
+    /// Where the name stands, for mistakes that concern two files.
+    pub name_span: std::ops::Range<usize>,
+    /// Where `[source]` stands.
+    pub source_span: std::ops::Range<usize>,
+}
+
+impl ChannelSpec {
+    /// Where one of its connectors stands.
+    pub fn place(&self, name: &str) -> Place {
+        Place { folder: self.folder.clone(), channel: self.name.to_string(), name: name.to_owned() }
+    }
+
+    /// Whether an event fires this channel.
+    pub fn fires_on(&self, action: u16, lab: &str) -> bool {
+        self.enabled
+            && self.source_kind == crate::source::EventSource::NAME
+            && self.action == Some(action)
+            && self.lab.as_deref().is_none_or(|bound| bound == lab)
+    }
+}
+
+/// One destination of a channel.
+#[derive(Debug)]
+pub struct DestinationSpec {
+    /// Its name.
+    pub name: Name,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its options.
+    pub config: Box<dyn DestinationConfig>,
+    /// Only messages for which this is true go here.
+    pub when: Option<Expression>,
+    /// Steps for this destination alone.
+    pub transformer: Transformer,
+    /// When a failed delivery is tried again.
+    pub retry: Retry,
+}

@@ -1,0 +1,149 @@
+//! The worker of a channel: takes messages in the order of their arrival, runs the transformer, and journals what is to be sent.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::future::join_all;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::{ChannelSpec, DestinationSpec};
+use crate::expr::{ExprError, Scope};
+use crate::hl7;
+use crate::journal::{Journal, JournalError, NewDelivery, Transformed};
+use crate::message::{Message, MessageId, Meta};
+use crate::monitor::Counters;
+use crate::transformer::Outcome;
+
+/// Messages that are transformed before the journal is waited for: they share one sync.
+const BATCH: usize = 64;
+
+/// What the transformer made of a message.
+#[derive(Debug)]
+pub(super) struct Processed {
+    /// Its fate.
+    pub(super) outcome: Transformed,
+    /// The deliveries that follow from it, in the order of the channel file.
+    pub(super) deliveries: Vec<NewDelivery>,
+}
+
+/// Runs a channel's steps on a message and works out what goes where. Pure: the same message gives the same result.
+pub(super) fn process(spec: &ChannelSpec, mut message: Message) -> Processed {
+    let outcome = match spec.transformer.run(&mut message) {
+        Outcome::Through => {
+            let prepared: Result<Vec<NewDelivery>, Transformed> =
+                spec.destinations.iter().map(|destination| prepare(destination, &message)).collect();
+            match prepared {
+                Ok(deliveries) => return Processed { outcome: Transformed::Queued, deliveries },
+                Err(errored) => errored,
+            }
+        }
+        Outcome::Filtered { place } => Transformed::Filtered { place },
+        Outcome::Failed { place, error } => Transformed::Errored { place, error: error.to_string() },
+    };
+    Processed { outcome, deliveries: Vec::new() }
+}
+
+fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelivery, Transformed> {
+    let errored = |place: &str, error: String| Transformed::Errored {
+        place: format!("destination `{}`, {place}", destination.name),
+        error,
+    };
+    let expression = |error: ExprError| errored(&error.place, error.message);
+    let delivery = |outgoing| NewDelivery { destination: destination.name.to_string(), outgoing };
+    if let Some(when) = &destination.when
+        && !when.is_true(&Scope::new(message)).map_err(expression)?
+    {
+        return Ok(delivery(None));
+    }
+    let mut message = message.clone();
+    match destination.transformer.run(&mut message) {
+        Outcome::Through => {}
+        Outcome::Filtered { .. } => return Ok(delivery(None)),
+        Outcome::Failed { place, error } => return Err(errored(&place, error.to_string())),
+    }
+    destination.config.prepare(&message).map(|outgoing| delivery(Some(outgoing))).map_err(expression)
+}
+
+/// What a worker works with.
+pub(super) struct Worker {
+    pub(super) program: Arc<ArcSwap<ChannelSpec>>,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) counters: Arc<Counters>,
+    /// Told by the source that a message waits.
+    pub(super) wake: Arc<Notify>,
+    /// Told when deliveries were queued.
+    pub(super) lanes: Arc<Notify>,
+}
+
+impl Worker {
+    /// Works until `stop`, or until the journal fails.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            match self.work().await {
+                Ok(0) => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = stop.cancelled() => return,
+                },
+                Ok(_) => {}
+                Err(error) => {
+                    error!(channel = %self.program.load().name, %error, "the transformer stopped");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Transforms what waits, up to a batch; says how many.
+    async fn work(&self) -> Result<usize, JournalError> {
+        let spec = self.program.load_full();
+        let waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
+        let kept = waiting.iter().map(|waiting| async {
+            let processed = self.transform(&spec, waiting.id)?;
+            self.count(&processed.outcome);
+            self.journal.transformed(waiting.id, Timestamp::now(), processed.outcome, processed.deliveries).await
+        });
+        join_all(kept).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
+        if !waiting.is_empty() {
+            self.lanes.notify_waiters();
+        }
+        Ok(waiting.len())
+    }
+
+    fn transform(&self, spec: &ChannelSpec, id: MessageId) -> Result<Processed, JournalError> {
+        let errored = |place: &str, error: String| {
+            let outcome = Transformed::Errored { place: place.to_owned(), error };
+            Ok(Processed { outcome, deliveries: Vec::new() })
+        };
+        let story = match self.journal.story(id) {
+            Ok(Some(story)) => story,
+            Ok(None) => return Err(JournalError::Unknown { id }),
+            Err(error @ JournalError::Damaged { .. }) => return errored("journal", error.to_string()),
+            Err(error) => return Err(error),
+        };
+        let summary = story.summary;
+        let meta = Meta { id, channel: summary.channel, received_at: summary.received_at, origin: summary.origin };
+        let message = match Message::read(meta, summary.format, &story.body, &hl7::Limits::default()) {
+            Ok(message) => message,
+            Err(error) => return errored("reading the message", error.to_string()),
+        };
+        catch_unwind(AssertUnwindSafe(|| process(spec, message))).map_or_else(
+            |_| errored("transformer", "it panicked, which is a bug in Labwire; please report it".to_owned()),
+            Ok,
+        )
+    }
+
+    fn count(&self, outcome: &Transformed) {
+        match outcome {
+            Transformed::Filtered { .. } => self.counters.filtered.add_one(),
+            Transformed::Errored { place, error } => {
+                self.counters.errored.add_one();
+                warn!(channel = %self.program.load().name, place, error, "a message could not be transformed");
+            }
+            Transformed::Queued => {}
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! `labwire channels`.
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::Client;
+use super::{ExitCode, OutputFormat, print_json, print_line};
+use crate::channel::State;
+use crate::server::ChannelView;
+
+#[derive(Debug, Args)]
+pub(super) struct Channels {
+    #[command(flatten)]
+    client: Client,
+    #[command(subcommand)]
+    verb: Option<ChannelVerb>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text, global = true)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum ChannelVerb {
+    /// Take messages in and send them
+    Start {
+        /// The channel
+        name: String,
+    },
+    /// Do nothing; what waits, waits
+    Stop {
+        /// The channel
+        name: String,
+    },
+    /// Take nothing in; what was taken in is still sent
+    Pause {
+        /// The channel
+        name: String,
+    },
+    /// Take messages in again
+    Resume {
+        /// The channel
+        name: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    channels: Vec<ChannelView>,
+    diagnostics: Vec<String>,
+}
+
+impl Channels {
+    pub(super) fn run(self) -> ExitCode {
+        let listed = match &self.verb {
+            None => self.client.get::<Listed>("/channels", &[]),
+            Some(verb) => self.command(verb).map(|view| Listed { channels: vec![view], diagnostics: Vec::new() }),
+        };
+        match listed {
+            Ok(listed) if self.format == OutputFormat::Json => {
+                print_json(&json!({ "channels": listed.channels, "diagnostics": listed.diagnostics }))
+            }
+            Ok(listed) => {
+                listed.channels.iter().for_each(show);
+                for diagnostic in &listed.diagnostics {
+                    print_line(&format!("mistake: {diagnostic}"));
+                }
+                ExitCode::Done
+            }
+            Err(code) => code,
+        }
+    }
+
+    fn command(&self, verb: &ChannelVerb) -> Result<ChannelView, ExitCode> {
+        let (word, name) = match verb {
+            ChannelVerb::Start { name } => ("start", name),
+            ChannelVerb::Stop { name } => ("stop", name),
+            ChannelVerb::Pause { name } => ("pause", name),
+            ChannelVerb::Resume { name } => ("resume", name),
+        };
+        self.client.post(&format!("/channels/{name}/{word}"), &json!({}))
+    }
+}
+
+fn show(view: &ChannelView) {
+    let state = match &view.state {
+        State::Running => "running".to_owned(),
+        State::Paused => "paused".to_owned(),
+        State::Stopped => "stopped".to_owned(),
+        State::Failed { reason } => format!("failed: {reason}"),
+    };
+    let address = view.listens_on.map_or(String::new(), |address| format!(" on {address}"));
+    print_line(&format!("{}  {state}  ({}{address})", view.name, view.source));
+    let counters = &view.counters;
+    print_line(&format!(
+        "    received {}, rejected {}, filtered {}, errored {}, sent {}, retried {}, dead {}",
+        counters.received,
+        counters.rejected,
+        counters.filtered,
+        counters.errored,
+        counters.sent,
+        counters.retried,
+        counters.dead
+    ));
+    for lane in &view.lanes {
+        let mut line =
+            format!("    -> {} ({}): {} waiting", lane.status.destination, lane.status.kind, lane.depth.waiting);
+        if let Some(oldest) = lane.depth.oldest {
+            line += &format!(", the oldest since {oldest}");
+        }
+        if let Some(error) = &lane.status.error {
+            line += &format!("; {}{error}", if lane.status.paused { "paused: " } else { "" });
+        }
+        print_line(&line);
+    }
+}

@@ -1,0 +1,68 @@
+//! `labwire check`.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{ExitCode, OutputFormat, colour_of, complain, default_channels, print, print_json, print_line};
+use crate::channel;
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Channel files, or folders of them [default: channels]
+    paths: Vec<PathBuf>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+impl Check {
+    pub(super) fn run(self) -> ExitCode {
+        let paths = if self.paths.is_empty() { default_channels() } else { self.paths };
+        let mut set = match channel::load_paths(&paths) {
+            Ok(set) => set,
+            Err(error) => {
+                complain(error);
+                return ExitCode::Usage;
+            }
+        };
+        channel::check_tests(&mut set);
+        let (files, mistakes) = (set.files.len(), set.diagnostics.len());
+        match self.format {
+            OutputFormat::Json => {
+                let rows: Vec<_> = set
+                    .diagnostics
+                    .iter()
+                    .map(|diagnostic| {
+                        let (line, column) = diagnostic.position();
+                        json!({
+                            "file": diagnostic.file.name, "line": line, "column": column,
+                            "message": diagnostic.message, "label": diagnostic.label, "help": diagnostic.help,
+                        })
+                    })
+                    .collect();
+                print_json(&json!({ "files": files, "diagnostics": rows }));
+            }
+            OutputFormat::Text => {
+                let out = std::io::stdout();
+                let colour = out.is_terminal() && colour_of(&out);
+                for diagnostic in &set.diagnostics {
+                    print(&format!("{}\n\n", diagnostic.render(colour)));
+                }
+                print_line(&summary(files, mistakes));
+            }
+        }
+        if mistakes == 0 { ExitCode::Done } else { ExitCode::No }
+    }
+}
+
+fn summary(files: usize, mistakes: usize) -> String {
+    let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+    match mistakes {
+        0 => format!("{files} checked, no mistakes"),
+        1 => format!("{files} checked, 1 mistake"),
+        many => format!("{files} checked, {many} mistakes"),
+    }
+}

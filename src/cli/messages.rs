@@ -1,0 +1,337 @@
+//! `labwire messages`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{ExitCode, OutputFormat, complain, print_json, print_line};
+use crate::journal::{Page, Summary};
+use crate::message::RefKind;
+use crate::server::{Content, DeliveryView, MessageView, Outcomes};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Messages {
+    /// List messages, newest first
+    List(List),
+    /// Show a message's whole way
+    Show(Show),
+    /// Queue dead or waiting deliveries again
+    Retry(Act),
+    /// Give up deliveries that wait or are dead
+    Cancel(Act),
+    /// Run messages through today's channel again, as new messages
+    Reprocess(Reprocess),
+}
+
+#[derive(Debug, Args, Default)]
+struct Filter {
+    /// Only of this channel
+    #[arg(long)]
+    channel: Option<String>,
+    /// Only in this state: received, rejected, filtered, errored, queued, sent, dead
+    #[arg(long)]
+    state: Option<String>,
+    /// Only with this reference: KIND=VALUE with lab, patient, visit, bill, order, sample, report, control_id or message_type
+    #[arg(long = "ref", value_name = "KIND=VALUE", value_parser = reference)]
+    refs: Vec<(String, String)>,
+    /// Received at or after this time (2026-01-15T10:30:00Z)
+    #[arg(long)]
+    since: Option<String>,
+    /// Received before this time
+    #[arg(long)]
+    until: Option<String>,
+}
+
+fn reference(text: &str) -> Result<(String, String), String> {
+    let (kind, value) = text.split_once('=').ok_or("write KIND=VALUE, as in patient=A-104233")?;
+    match RefKind::ALL.iter().find(|known| known.as_str() == kind) {
+        Some(_) => Ok((kind.to_owned(), value.to_owned())),
+        None => {
+            Err(format!("no reference is called `{kind}`: one of {}", RefKind::ALL.map(RefKind::as_str).join(", ")))
+        }
+    }
+}
+
+impl Filter {
+    fn pairs(&self) -> Vec<(&str, String)> {
+        let plain =
+            [("channel", &self.channel), ("state", &self.state), ("since", &self.since), ("until", &self.until)];
+        let plain = plain.into_iter().filter_map(|(key, value)| value.clone().map(|value| (key, value)));
+        plain.chain(self.refs.iter().map(|(kind, value)| (kind.as_str(), value.clone()))).collect()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    client: Client,
+    #[command(flatten)]
+    filter: Filter,
+    /// Only messages older than this one: the next page
+    #[arg(long)]
+    before: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// The message's id
+    id: String,
+    #[command(flatten)]
+    client: Client,
+    /// Show contents too: they are PHI
+    #[arg(long)]
+    content: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// Ids of the messages; or use the filters
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Why: kept in the journal
+    #[arg(long, default_value = "")]
+    why: String,
+}
+
+impl Which {
+    fn request(&self) -> Result<Value, ExitCode> {
+        let filter = self.filter.pairs();
+        if self.ids.is_empty() == filter.is_empty() {
+            complain("say which messages: either their ids or filters such as --state dead");
+            return Err(ExitCode::Usage);
+        }
+        let mut request = json!({ "who": user(), "why": self.why });
+        if self.ids.is_empty() {
+            request["filter"] = filter
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), Value::from(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+        } else {
+            request["ids"] = json!(self.ids);
+        }
+        Ok(request)
+    }
+}
+
+/// Who asks, as far as this machine knows.
+fn user() -> String {
+    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Act {
+    #[command(flatten)]
+    which: Which,
+    /// Only deliveries to this destination
+    #[arg(long)]
+    destination: Option<String>,
+    #[command(flatten)]
+    client: Client,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Reprocess {
+    #[command(flatten)]
+    which: Which,
+    /// Run the content of this file instead of the message's own; for one message
+    #[arg(long)]
+    body: Option<PathBuf>,
+    #[command(flatten)]
+    client: Client,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+impl Messages {
+    pub(super) fn run(self) -> ExitCode {
+        let result = match &self {
+            Messages::List(list) => list.run(),
+            Messages::Show(show) => show.run(),
+            Messages::Retry(act) => act.run("retry"),
+            Messages::Cancel(act) => act.run("cancel"),
+            Messages::Reprocess(reprocess) => reprocess.run(),
+        };
+        result.unwrap_or_else(|code| code)
+    }
+}
+
+impl List {
+    fn run(&self) -> Result<ExitCode, ExitCode> {
+        let mut query = self.filter.pairs();
+        query.push(("limit", self.limit.to_string()));
+        query.extend(self.before.iter().map(|before| ("before", before.clone())));
+        let page: Page = self.client.get("/messages", &query)?;
+        if self.format == OutputFormat::Json {
+            return Ok(print_json(&page));
+        }
+        for message in &page.messages {
+            print_line(&row(message));
+        }
+        match page.next {
+            Some(next) => print_line(&format!("more: --before {next}")),
+            None if page.messages.is_empty() => print_line("no messages"),
+            None => {}
+        }
+        Ok(ExitCode::Done)
+    }
+}
+
+fn row(message: &Summary) -> String {
+    let kind = message.refs.first(RefKind::MessageType).map_or_else(
+        || message.origin.action.map_or(String::new(), |action| format!("action {action}")),
+        str::to_owned,
+    );
+    let deliveries: Vec<String> =
+        message.deliveries.iter().map(|delivery| format!("{}: {}", delivery.destination, delivery.state)).collect();
+    format!(
+        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}",
+        message.id,
+        message.received_at.to_string(),
+        message.state,
+        message.channel,
+        kind,
+        deliveries.join(", ")
+    )
+    .trim_end()
+    .to_owned()
+}
+
+impl Show {
+    fn run(&self) -> Result<ExitCode, ExitCode> {
+        let view: MessageView = self.client.get(&format!("/messages/{}", self.id), &[])?;
+        if self.format == OutputFormat::Json {
+            return Ok(print_json(&view));
+        }
+        print_line(&story(&view, self.content));
+        Ok(ExitCode::Done)
+    }
+}
+
+/// A message's whole way in a few lines.
+pub(super) fn story(view: &MessageView, content: bool) -> String {
+    let summary = &view.summary;
+    let mut lines = vec![format!("message {}  {}  channel {}", summary.id, summary.state, summary.channel)];
+    let from = summary.origin.peer.as_ref().map_or(String::new(), |peer| format!(" from {peer}"));
+    lines.push(format!(
+        "  {}  received by {}{from}, {} bytes",
+        summary.received_at, summary.origin.source, summary.bytes
+    ));
+    if let Some(origin) = summary.origin.reprocess_of {
+        lines.push(format!("  made from message {origin}"));
+    }
+    let refs: Vec<String> = summary.refs.iter().map(|entry| format!("{} {}", entry.kind, entry.value)).collect();
+    if !refs.is_empty() && content {
+        lines.push(format!("  refs: {}", refs.join(", ")));
+    }
+    if let Some(reason) = &summary.reason {
+        lines.push(format!("  {}: {reason}", summary.state));
+    }
+    push_content(&mut lines, content.then_some(&view.body));
+    if let Some(acknowledgement) = view.acknowledgement.as_ref().filter(|_| content) {
+        lines.push("  acknowledged:".to_owned());
+        push_content(&mut lines, Some(acknowledgement));
+    }
+    if let Some(at) = view.transformed_at {
+        lines.push(format!("  {at}  transformed"));
+    }
+    for delivery in &view.deliveries_in_full {
+        push_delivery(&mut lines, delivery, content);
+    }
+    for command in &view.commands {
+        let why = if command.command.why.is_empty() { String::new() } else { format!(": {}", command.command.why) };
+        lines.push(format!(
+            "  {}  {:?} of {} by {}{why}",
+            command.command.at, command.command.verb, command.destination, command.command.who
+        ));
+    }
+    lines.join("\n")
+}
+
+fn push_delivery(lines: &mut Vec<String>, delivery: &DeliveryView, content: bool) {
+    let summary = &delivery.summary;
+    let next = summary.next_at.map_or(String::new(), |at| format!(", next try {at}"));
+    lines.push(format!("  -> {}: {}, {} attempts{next}", summary.destination, summary.state, summary.attempts));
+    push_content(lines, delivery.content.as_ref().filter(|_| content));
+    for tried in &delivery.tries {
+        let attempt = &tried.attempt;
+        let error = attempt.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+        lines.push(format!("     {}  {} after {} ms{error}", attempt.started_at, attempt.state, attempt.duration_ms));
+        push_content(lines, tried.response.as_ref().filter(|_| content));
+    }
+}
+
+fn push_content(lines: &mut Vec<String>, content: Option<&Content>) {
+    match content {
+        Some(Content::Text(text)) => {
+            lines.extend(
+                text.split(['\r', '\n']).filter(|line| !line.is_empty()).map(|line| format!("       | {line}")),
+            );
+        }
+        Some(Content::Base64(text)) => lines.push(format!("       | base64 {text}")),
+        None => {}
+    }
+}
+
+impl Act {
+    fn run(&self, verb: &str) -> Result<ExitCode, ExitCode> {
+        let mut request = self.which.request()?;
+        if let Some(destination) = &self.destination {
+            request["destination"] = json!(destination);
+        }
+        let outcomes: Outcomes = self.client.post(&format!("/messages/{verb}"), &request)?;
+        Ok(report(&outcomes, self.format))
+    }
+}
+
+impl Reprocess {
+    fn run(&self) -> Result<ExitCode, ExitCode> {
+        let mut request = self.which.request()?;
+        if let Some(path) = &self.body {
+            let body = std::fs::read_to_string(path).map_err(|error| {
+                complain(format!("{}: {error}", path.display()));
+                ExitCode::Usage
+            })?;
+            request["body"] = json!(body);
+        }
+        let outcomes: Outcomes = self.client.post("/messages/reprocess", &request)?;
+        Ok(report(&outcomes, self.format))
+    }
+}
+
+fn report(outcomes: &Outcomes, format: OutputFormat) -> ExitCode {
+    if format == OutputFormat::Json {
+        print_json(outcomes);
+    } else {
+        for done in &outcomes.done {
+            match (done.new, done.deliveries) {
+                (Some(new), _) => print_line(&format!("{}  now runs as {new}", done.id)),
+                (None, Some(count)) => print_line(&format!("{}  {count} deliveries", done.id)),
+                (None, None) => print_line(&done.id.to_string()),
+            }
+        }
+        for refused in &outcomes.refused {
+            print_line(&format!("{}  refused: {}", refused.id, refused.reason));
+        }
+        if outcomes.done.is_empty() && outcomes.refused.is_empty() {
+            print_line("no messages");
+        }
+    }
+    if outcomes.refused.is_empty() { ExitCode::Done } else { ExitCode::No }
+}

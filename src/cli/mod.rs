@@ -1,0 +1,150 @@
+//! The command line: one file for each command. The only place that prints.
+
+mod actions;
+mod channels;
+mod check;
+mod client;
+mod demo;
+mod logs;
+mod messages;
+mod run;
+mod send;
+mod test;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitCode {
+    /// 0: done; the answer is yes.
+    Done,
+    /// 1: the answer is no: a check or a test failed, something was not found, the engine stopped with an error.
+    No,
+    /// 2: wrong usage. clap uses the same code.
+    Usage,
+    /// 3: the engine could not be reached.
+    Unreachable,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> std::process::ExitCode {
+        std::process::ExitCode::from(match code {
+            ExitCode::Done => 0,
+            ExitCode::No => 1,
+            ExitCode::Usage => 2,
+            ExitCode::Unreachable => 3,
+        })
+    }
+}
+
+/// The interface engine for clinical laboratories.
+#[derive(Debug, Parser)]
+#[command(name = "labwire", version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the engine; ends on SIGTERM or Ctrl-C without losing anything
+    Run(run::Run),
+    /// Show Labwire at work in a temporary folder: events and messages through three channels, with a partner of its own
+    Demo(demo::Demo),
+    /// Check channel files; draws every mistake in its line
+    Check(check::Check),
+    /// Run the `[[test]]` tables of channel files
+    Test(test::Test),
+    /// Send HL7 messages over MLLP and show the acknowledgements
+    Send(send::Send),
+    /// Look at and act on the messages of a running engine
+    #[command(subcommand)]
+    Messages(messages::Messages),
+    /// Show the channels of a running engine; start, stop, pause or resume one
+    Channels(channels::Channels),
+    /// List the actions, and the channels bound to them
+    Actions(actions::Actions),
+    /// Print the JSON Schema of channel files
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Reads the arguments and does what they say.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(command) => command.run(),
+        Command::Demo(command) => command.run(),
+        Command::Check(command) => command.run(),
+        Command::Test(command) => command.run(),
+        Command::Send(command) => command.run(),
+        Command::Messages(command) => command.run(),
+        Command::Channels(command) => command.run(),
+        Command::Actions(command) => command.run(),
+        Command::Schema => print_json(&crate::channel::json_schema()),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "labwire", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            ExitCode::Done
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn print_line(line: &str) {
+    print(&format!("{line}\n"));
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> ExitCode {
+    print_line(&serde_json::to_string_pretty(value).expect("our own values are JSON"));
+    ExitCode::Done
+}
+
+/// Says what went wrong, on standard error.
+fn complain(message: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "labwire: {message}");
+}
+
+/// Whether output may be coloured: on a terminal, unless `NO_COLOR` is set (no-color.org).
+fn colour_of(stream: &impl io::IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// The runtime of a command that needs one.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// The channel files that a command works on when none are named.
+fn default_channels() -> Vec<PathBuf> {
+    vec![PathBuf::from("channels")]
+}
+
+fn stdout_colour() -> bool {
+    colour_of(&io::stdout())
+}
+
+fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}

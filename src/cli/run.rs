@@ -1,0 +1,121 @@
+//! `labwire run`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
+use tracing::{error, info, warn};
+
+use super::{ExitCode, complain, print_line};
+use crate::channel::State;
+use crate::engine::Engine;
+use crate::journal::{Disk, Journal};
+use crate::server::Server;
+
+/// Everything must have stopped after so long; what then still runs is cut off, and repeated after the next start.
+const STOP_WITHIN: Duration = Duration::from_secs(9);
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// Folder of channel files
+    #[arg(long, default_value = "channels", env = "LABWIRE_CHANNELS")]
+    channels: PathBuf,
+    /// Folder of the journal
+    #[arg(long, default_value = "data", env = "LABWIRE_DATA")]
+    data: PathBuf,
+    /// Address of the HTTP API: on this machine (loopback) only; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:8080", env = "LABWIRE_LISTEN")]
+    listen: SocketAddr,
+}
+
+impl Run {
+    pub(super) fn run(self) -> ExitCode {
+        if !self.listen.ip().is_loopback() {
+            complain(format!(
+                "--listen {}: the API has no keys yet, so it listens on loopback only: use 127.0.0.1:{}",
+                self.listen,
+                self.listen.port()
+            ));
+            return ExitCode::Usage;
+        }
+        if !self.channels.is_dir() {
+            complain(format!("--channels {}: there is no such folder", self.channels.display()));
+            return ExitCode::Usage;
+        }
+        super::logs::start(LevelFilter::INFO);
+        let runtime = match super::runtime() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                complain(error);
+                return ExitCode::No;
+            }
+        };
+        let code = runtime.block_on(self.serve()).unwrap_or_else(|error| {
+            complain(error);
+            ExitCode::No
+        });
+        runtime.shutdown_timeout(Duration::from_millis(500));
+        code
+    }
+
+    async fn serve(self) -> Result<ExitCode, Box<dyn std::error::Error>> {
+        // Before anything is opened, so that a signal that comes early is not lost.
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let data = self.data.clone();
+        let journal: Arc<dyn Journal> = Arc::new(tokio::task::spawn_blocking(move || Disk::open(&data)).await??);
+        for damage in journal.damage() {
+            error!(damage, "the journal is damaged; everything else in it is intact");
+        }
+        let server = Server::bind(self.listen).await.map_err(|error| format!("--listen {}: {error}", self.listen))?;
+        let api = server.address();
+        let engine = Engine::start(&self.channels, journal.clone()).await?;
+        announce(&engine, api);
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(server.run(engine.clone(), stop.clone()));
+        let watching = tokio::spawn(engine.clone().watch(stop.clone()));
+        let failed = tokio::select! {
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            error = journal.failed() => Some(error),
+        };
+        match &failed {
+            None => info!("stopping"),
+            Some(error) => error!(%error, "stopping"),
+        }
+        stop.cancel();
+        let stopping = async {
+            engine.stop().await;
+            let _ = serving.await;
+            let _ = watching.await;
+            journal.close().await
+        };
+        tokio::select! {
+            result = tokio::time::timeout(STOP_WITHIN, stopping) => match result {
+                Ok(Ok(())) => info!("stopped"),
+                Ok(Err(error)) => warn!(%error, "the journal was not closed"),
+                Err(_) => warn!("something did not stop in time; it is cut off, and repeated after the next start"),
+            },
+            _ = terminate.recv() => warn!("stopped at once, on a second signal"),
+            _ = interrupt.recv() => warn!("stopped at once, on a second signal"),
+        }
+        Ok(if failed.is_some() { ExitCode::No } else { ExitCode::Done })
+    }
+}
+
+/// One line for each listener with its real address, then `ready`.
+fn announce(engine: &Engine, api: SocketAddr) {
+    for channel in engine.channels() {
+        match (channel.listens_on(), channel.state()) {
+            (Some(address), _) => print_line(&format!("channel {} listens on {address}", channel.name())),
+            (None, State::Failed { reason }) => print_line(&format!("channel {} failed: {reason}", channel.name())),
+            (None, _) => {}
+        }
+    }
+    print_line(&format!("api listens on http://{api}"));
+    print_line("ready");
+}

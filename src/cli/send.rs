@@ -1,0 +1,170 @@
+//! `labwire send`.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::json;
+
+use super::{ExitCode, OutputFormat, complain, print_json, print_line};
+use crate::hl7::{self, AckReply, Header};
+use crate::mllp::{self, Decoder, Event};
+
+/// Acknowledgements are short; a peer that answers more than this does not speak MLLP.
+const MAX_REPLY_BYTES: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Send {
+    /// Where to: host and port
+    address: String,
+    /// Files of messages; a batch or several messages in a file are sent one by one
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// How long to wait for each acknowledgement, in seconds
+    #[arg(long, default_value_t = 30)]
+    timeout: u64,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    format: OutputFormat,
+}
+
+/// What became of one message.
+struct Sent {
+    control_id: String,
+    file: String,
+    answer: Result<AckReply, String>,
+    took: Duration,
+}
+
+impl Sent {
+    fn accepted(&self) -> bool {
+        self.answer.as_ref().is_ok_and(AckReply::is_positive)
+    }
+
+    fn word(&self) -> String {
+        self.answer.as_ref().map_or_else(|_| "none".to_owned(), |reply| reply.code.to_string())
+    }
+}
+
+impl Send {
+    pub(super) fn run(self) -> ExitCode {
+        let mut messages = Vec::new();
+        for path in &self.files {
+            match std::fs::read(path) {
+                Ok(content) => messages.extend(split(Bytes::from(content)).into_iter().map(|message| (path, message))),
+                Err(error) => {
+                    complain(format!("{}: {error}", path.display()));
+                    return ExitCode::Usage;
+                }
+            }
+        }
+        let timeout = Duration::from_secs(self.timeout.max(1));
+        let mut connection = match Connection::open(&self.address, timeout) {
+            Ok(connection) => connection,
+            Err(error) => {
+                complain(format!("{}: {error}", self.address));
+                return ExitCode::Unreachable;
+            }
+        };
+        let mut all_accepted = true;
+        let mut rows = Vec::new();
+        for (path, message) in messages {
+            let control_id = Header::scan(&message)
+                .map_or_else(String::new, |header| String::from_utf8_lossy(&header.control_id()).into_owned());
+            let start = Instant::now();
+            let answer = connection.exchange(&message).map_err(|error| error.to_string());
+            let sent = Sent { control_id, file: path.display().to_string(), answer, took: start.elapsed() };
+            all_accepted &= sent.accepted();
+            if sent.answer.is_err() {
+                match Connection::open(&self.address, timeout) {
+                    Ok(again) => connection = again,
+                    Err(error) => complain(format!("{}: {error}", self.address)),
+                }
+            }
+            self.show(&sent, &mut rows);
+        }
+        if self.format == OutputFormat::Json {
+            print_json(&json!({ "messages": rows }));
+        }
+        if all_accepted { ExitCode::Done } else { ExitCode::No }
+    }
+
+    fn show(&self, sent: &Sent, rows: &mut Vec<serde_json::Value>) {
+        let millis = sent.took.as_secs_f64() * 1000.0;
+        let note = match &sent.answer {
+            Ok(reply) => reply.text.clone().unwrap_or_default(),
+            Err(error) => error.clone(),
+        };
+        if self.format == OutputFormat::Json {
+            rows.push(json!({ "control_id": sent.control_id, "file": sent.file, "ack": sent.word(), "text": note, "milliseconds": millis }));
+            return;
+        }
+        let id = if sent.control_id.is_empty() { "(no MSH-10)" } else { &sent.control_id };
+        print_line(format!("{:<4}  {id:<24} {millis:>8.1} ms  {}  {note}", sent.word(), sent.file).trim_end());
+    }
+}
+
+/// The messages in a file; the file as it is when no message can be told in it.
+pub(super) fn split(content: Bytes) -> Vec<Bytes> {
+    match hl7::batch::split(&content) {
+        Ok(batch) if !batch.messages.is_empty() => {
+            batch.messages.iter().map(|message| content.slice_ref(message)).collect()
+        }
+        _ => vec![content],
+    }
+}
+
+/// A blocking MLLP client.
+pub(super) struct Connection {
+    stream: TcpStream,
+    decoder: Decoder,
+}
+
+impl Connection {
+    pub(super) fn open(address: &str, timeout: Duration) -> io::Result<Connection> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "this name has no address");
+        for address in address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, timeout) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    stream.set_read_timeout(Some(timeout))?;
+                    stream.set_write_timeout(Some(timeout))?;
+                    return Ok(Connection { stream, decoder: Decoder::new(MAX_REPLY_BYTES) });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends a message and waits for its acknowledgement.
+    pub(super) fn exchange(&mut self, message: &[u8]) -> io::Result<AckReply> {
+        let frame = mllp::encode(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        self.stream.write_all(&frame)?;
+        let mut buffer = [0; 4096];
+        loop {
+            while let Some(event) = self.decoder.next_event() {
+                if let Event::Frame(content) = event {
+                    return AckReply::parse(&content)
+                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+                }
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the peer closed the connection without an answer",
+                    ));
+                }
+                Ok(count) => self.decoder.push(&buffer[..count]),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

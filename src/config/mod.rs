@@ -1,0 +1,72 @@
+//! Reading what people wrote in TOML, with a place for every mistake.
+//!
+//! A file is parsed into spanned values first. Each table is then checked against the JSON Schema of the type that will hold it,
+//! which finds every unknown key, wrong type and missing key at once, and only then deserialized. Values that have rules of their
+//! own (a duration, an HL7 path, an expression) are newtypes that report through [`report`] while they are read.
+
+mod lint;
+mod reading;
+mod secret;
+mod table;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use reading::{Read, collect, load_text, place_name, report, report_in, resolve, text_place};
+pub use secret::Secret;
+pub(crate) use table::unknown_word;
+pub use table::{Entry, Table};
+pub(crate) use values::parsed;
+pub use values::{ByteSize, Duration, HostPort, Listen};
+
+/// The JSON Schema generator that all options are described with.
+pub fn schema_generator() -> schemars::SchemaGenerator {
+    let mut settings = schemars::generate::SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    settings.into_generator()
+}
+
+/// Where a connector stands, for what it opens and for what it says.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The folder of the channel file: relative paths start here.
+    pub folder: PathBuf,
+    /// The channel's name.
+    pub channel: String,
+    /// `source` or the destination's name.
+    pub name: String,
+}
+
+/// Something that only one channel can hold at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resource {
+    /// A TCP port.
+    Port(SocketAddr),
+}
+
+impl Resource {
+    /// Whether both cannot be held at once. Port 0 picks a free one and never collides.
+    pub fn conflicts_with(&self, other: &Resource) -> bool {
+        let (Resource::Port(a), Resource::Port(b)) = (self, other);
+        a.port() != 0
+            && a.port() == b.port()
+            && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+    }
+}
+
+/// Why a connector could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A port is taken or not ours.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A secret cannot be had.
+    #[error("{0}")]
+    Secret(String),
+}

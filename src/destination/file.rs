@@ -1,0 +1,144 @@
+//! `file`: writes each message to a file of its own, under a temporary name first.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
+use crate::config::{BuildError, Place, Table};
+use crate::expr::{ExprError, FileNameTemplate, PathTemplate, Scope};
+use crate::journal::Outgoing;
+use crate::message::Message;
+
+pub(super) const KIND: DestinationKind = DestinationKind {
+    name: "file",
+    summary: "Writes each message to a file: whole and synced, under a temporary name first, never over another file.",
+    example: "type = \"file\"\ndirectory = \"archive\"\nfile_name = \"{{ meta.id }}.hl7\"\n",
+    schema: |generator| generator.subschema_for::<FileConfig>(),
+    parse: |table: Table<'_>| {
+        table
+            .read_with_more::<FileConfig>(super::COMMON_KEYS)
+            .map(|config| Box::new(config) as Box<dyn DestinationConfig>)
+    },
+};
+
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    /// The folder, made where it is missing; a relative one starts at the channel file's folder.
+    directory: PathTemplate,
+    /// The file's name.
+    file_name: FileNameTemplate,
+}
+
+#[async_trait]
+impl DestinationConfig for FileConfig {
+    fn prepare(&self, message: &Message) -> Result<Outgoing, ExprError> {
+        let scope = Scope::new(message);
+        let properties = [("directory", self.directory.render(&scope)?), ("file_name", self.file_name.render(&scope)?)];
+        let properties = properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Ok(Outgoing { content: message.body.to_bytes(), properties })
+    }
+
+    async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
+        Ok(Box::new(Folder { base: place.folder.clone() }))
+    }
+}
+
+struct Folder {
+    base: PathBuf,
+}
+
+#[async_trait]
+impl Destination for Folder {
+    async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
+        let property = |key: &str| outgoing.properties.get(key).cloned().unwrap_or_default();
+        let (folder, name, content) =
+            (self.base.join(property("directory")), property("file_name"), outgoing.content.clone());
+        let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
+        let response = written.map_err(|_| SendError::retry("the file writer ended early"))??;
+        Ok(Delivered { response: Some(Bytes::from(response)) })
+    }
+}
+
+fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError> {
+    let path = folder.join(name);
+    let failed = |action: &str, error: &io::Error| SendError::retry(format!("{action} {}: {error}", path.display()));
+    std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of", &error))?;
+    if already_there(&path, content)? {
+        return Ok(format!("{} is there already, with the same content", path.display()));
+    }
+    let temporary = folder.join(format!(".{name}.part"));
+    let result = write_synced(&temporary, content).and_then(|()| std::fs::hard_link(&temporary, &path));
+    let _ = std::fs::remove_file(&temporary);
+    match result {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            // Somebody else made it between the look and the link.
+            return already_there(&path, content).map(|_| format!("{} is there already", path.display()));
+        }
+        Err(error) => return Err(failed("writing", &error)),
+    }
+    std::fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| failed("syncing the folder of", &error))?;
+    Ok(format!("{} written, {} bytes", path.display(), content.len()))
+}
+
+fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Whether the file is there with the same content; with another content it must not be touched.
+fn already_there(path: &Path, content: &[u8]) -> Result<bool, SendError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => {
+            let same =
+                metadata.len() == content.len() as u64 && std::fs::read(path).is_ok_and(|found| found == content);
+            if same {
+                return Ok(true);
+            }
+            Err(SendError::reject(format!(
+                "{} is there already, with another content: it is left as it is; give the message another `file_name` or move that file away",
+                path.display()
+            )))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(SendError::retry(format!("looking at {}: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Disposition;
+
+    #[test]
+    fn a_file_is_written_whole_once_and_never_over_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("a/b");
+        for _ in 0..2 {
+            write(&inner, "m.hl7", b"MSH|1").expect("written, or there already");
+        }
+        let error = write(&inner, "m.hl7", b"MSH|2").expect_err("a conflict");
+        assert_eq!(error.disposition, Disposition::Reject);
+        assert_eq!(std::fs::read(inner.join("m.hl7")).expect("there"), b"MSH|1");
+        let names: Vec<_> =
+            std::fs::read_dir(&inner).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
+        assert_eq!(names, ["m.hl7"], "no temporary file is left");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_tried_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("file"), b"").expect("written");
+        let error = write(&folder.path().join("file/x"), "m", b"").expect_err("not a folder");
+        assert_eq!(error.disposition, Disposition::Retry);
+    }
+}

@@ -1,0 +1,191 @@
+//! `mllp`: HL7 v2 messages over TCP, one at a time: the next leaves when this one is acknowledged.
+//!
+//! One connection is kept open. What a peer does decides as follows:
+//!
+//! | the peer | the delivery |
+//! |---|---|
+//! | AA, CA with our MSH-10 in MSA-2 | sent |
+//! | AE, CE | tried again |
+//! | AR, CR | dead letter |
+//! | another MSA-2, another code, no MSA, no HL7, an empty frame | tried again on a new connection |
+//! | no acknowledgement in time; connection refused, reset or closed | tried again on a new connection |
+//! | its name is unknown; it speaks HTTP, TLS or SSH | the destination pauses |
+//!
+//! CA is final also where the message's own MSH-16 asks for an application acknowledgement: CA says that the peer keeps the
+//! message safe, so sending it again would be wrong whatever comes later. An application acknowledgement that does come on this
+//! connection is read and passed over.
+
+mod connection;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tracing::debug;
+
+use self::connection::{Connection, Fault};
+use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
+use crate::config::{BuildError, Duration, HostPort, Place, Table};
+use crate::expr::ExprError;
+use crate::hl7::{AckCode, Header};
+use crate::journal::Outgoing;
+use crate::message::{Body, Message};
+use crate::mllp;
+
+pub(super) const KIND: DestinationKind = DestinationKind {
+    name: "mllp",
+    summary: "Sends each HL7 v2 message over MLLP and waits for its acknowledgement.",
+    example: "type = \"mllp\"\naddress = \"mirth.hospital.example:6661\"\n",
+    schema: |generator| generator.subschema_for::<Mllp>(),
+    parse: |table: Table<'_>| {
+        table.read_with_more::<Mllp>(super::COMMON_KEYS).map(|config| Box::new(config) as Box<dyn DestinationConfig>)
+    },
+};
+
+/// The options of an `mllp` destination.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Mllp {
+    /// Where to send, as in "mirth.hospital.example:6661"; the name is looked up at every connection.
+    address: HostPort,
+    /// How long finding the name and connecting may take (10s if not given).
+    #[serde(default = "default_connect_timeout")]
+    connect_timeout: Duration,
+    /// How long the acknowledgement may take once the message is written, and how long the writing may take (30s if not given).
+    #[serde(default = "default_ack_timeout")]
+    ack_timeout: Duration,
+}
+
+fn default_connect_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_ack_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// Where, for people, an error in [`DestinationConfig::prepare`] lies.
+const PLACE: &str = "mllp";
+
+#[async_trait]
+impl DestinationConfig for Mllp {
+    fn prepare(&self, message: &Message) -> Result<Outgoing, ExprError> {
+        let error = |message: String| ExprError { place: PLACE.to_owned(), message };
+        let Body::Hl7(hl7) = &*message.body else {
+            return Err(error("MLLP carries HL7 v2; make the message HL7 with a `template` step first".to_owned()));
+        };
+        let content = hl7.to_bytes();
+        check(&content).map_err(error)?;
+        let control_id = Header::scan(&content).map(|header| String::from_utf8_lossy(header.control_id()).into_owned());
+        let properties = control_id.map(|id| ("control_id".to_owned(), id)).into_iter().collect();
+        Ok(Outgoing { content, properties })
+    }
+
+    async fn build(&self, _: &Place) -> Result<Box<dyn Destination>, BuildError> {
+        Ok(Box::new(Sender { options: self.clone(), connection: None }))
+    }
+}
+
+/// What can be known of a message before it is sent.
+fn check(content: &Bytes) -> Result<(), String> {
+    match memchr::memchr2(mllp::START, mllp::END, content) {
+        Some(at) => Err(mllp::Unframeable { at, byte: content[at] }.to_string()),
+        None => Ok(()),
+    }
+}
+
+struct Sender {
+    options: Mllp,
+    /// Taken out while in use: a send that is dropped half-way takes the connection with it.
+    connection: Option<Connection>,
+}
+
+#[async_trait]
+impl Destination for Sender {
+    async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
+        // These bytes were checked by `prepare`; they may have been edited by hand since.
+        let frame = mllp::encode(&outgoing.content).map_err(|error| SendError::reject(error.to_string()))?;
+        let header = Header::scan(&outgoing.content)
+            .ok_or_else(|| SendError::reject("the message does not start with an MSH segment"))?;
+        let kept = self.connection.take().and_then(|mut connection| connection.is_usable().then_some(connection));
+        let (mut connection, kept) = match kept {
+            Some(connection) => (connection, true),
+            None => (self.connect().await?, false),
+        };
+        let exchanged = match self.exchange(&mut connection, &frame, &header).await {
+            // The peer closed a kept connection just when it was used again: peers do so after every message, or after a quiet
+            // time, and mean nothing by it.
+            Err(Fault::Closed { .. }) if kept => {
+                debug!(address = %self.options.address, "the kept connection was closed, connecting anew");
+                connection = self.connect().await?;
+                self.exchange(&mut connection, &frame, &header).await
+            }
+            exchanged => exchanged,
+        };
+        let (code, response) = exchanged.map_err(|fault| self.describe(fault))?;
+        if connection.is_clean() {
+            self.connection = Some(connection);
+        }
+        let address = &self.options.address;
+        match code {
+            AckCode::AA | AckCode::CA => Ok(Delivered { response: Some(response) }),
+            AckCode::AE | AckCode::CE => {
+                Err(SendError::retry(format!("{address} answered {code}: an error at its side"))
+                    .with_response(response))
+            }
+            AckCode::AR | AckCode::CR => {
+                Err(SendError::reject(format!("{address} answered {code}: it rejects the message"))
+                    .with_response(response))
+            }
+        }
+    }
+}
+
+impl Sender {
+    async fn connect(&self) -> Result<Connection, SendError> {
+        let (address, longest) = (&self.options.address, self.options.connect_timeout);
+        Connection::open(address, longest.get()).await.map_err(|fault| self.describe(fault))
+    }
+
+    async fn exchange(
+        &self,
+        connection: &mut Connection,
+        frame: &[u8],
+        header: &Header,
+    ) -> Result<(AckCode, Bytes), Fault> {
+        connection.exchange(frame, header.control_id(), self.options.ack_timeout.get()).await
+    }
+
+    /// A fault in words, with what it means for the delivery.
+    fn describe(&self, fault: Fault) -> SendError {
+        let Mllp { address, connect_timeout, ack_timeout } = &self.options;
+        match fault {
+            Fault::NoSuchName(error) => SendError::pause(format!("{address}: the name cannot be resolved: {error}")),
+            Fault::NotConnected(error) => SendError::retry(format!("{address}: cannot connect: {error}")),
+            Fault::ConnectTimeout => SendError::retry(format!("{address}: no connection within {connect_timeout}")),
+            Fault::Closed { error: Some(error) } => {
+                SendError::retry(format!("{address}: the connection was lost before the acknowledgement: {error}"))
+            }
+            Fault::Closed { error: None } => {
+                SendError::retry(format!("{address}: the peer closed the connection before it acknowledged"))
+            }
+            Fault::WriteTimeout => {
+                SendError::retry(format!("{address}: the message was not taken within {ack_timeout}"))
+            }
+            Fault::AckTimeout { junk: 0 } => {
+                SendError::retry(format!("{address}: no acknowledgement within {ack_timeout}"))
+            }
+            Fault::AckTimeout { junk } => SendError::retry(format!(
+                "{address}: no acknowledgement within {ack_timeout}, only {junk} bytes that are no MLLP frame"
+            )),
+            Fault::BadAck { what, response } => {
+                let error = SendError::retry(format!("{address}: {what}"));
+                if response.is_empty() { error } else { error.with_response(response) }
+            }
+            Fault::WrongProtocol(protocol) => SendError::pause(format!(
+                "{address} speaks {protocol}, not MLLP: look at address and port{}",
+                if protocol == mllp::Protocol::Tls { " (TLS is not available in this version)" } else { "" }
+            )),
+        }
+    }
+}

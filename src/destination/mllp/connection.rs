@@ -1,0 +1,196 @@
+//! A connection to an MLLP peer that acknowledges.
+
+use std::io::{self, Read as _};
+use std::time::Duration;
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
+
+use crate::config::HostPort;
+use crate::hl7::{AckCode, AckReply, ReplyCode};
+use crate::mllp::{Decoder, Event, Protocol};
+use crate::net;
+
+/// The largest acknowledgement taken.
+const MAX_ACK_BYTES: usize = 1 << 20;
+/// After an acknowledgement's end byte so long is waited for the return that some peers leave out. A cut acknowledgement does
+/// no harm: it must still name our message.
+const RETURN_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Why there is no acknowledgement to go by. The connection is thrown away.
+pub(super) enum Fault {
+    NoSuchName(io::Error),
+    NotConnected(io::Error),
+    ConnectTimeout,
+    /// Lost before one byte of an answer came.
+    Closed {
+        error: Option<io::Error>,
+    },
+    WriteTimeout,
+    AckTimeout {
+        junk: usize,
+    },
+    /// Something came, and it is no acknowledgement of ours.
+    BadAck {
+        what: &'static str,
+        response: Bytes,
+    },
+    WrongProtocol(Protocol),
+}
+
+impl Fault {
+    fn bad(what: &'static str) -> Fault {
+        Fault::BadAck { what, response: Bytes::new() }
+    }
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    decoder: Decoder,
+    /// MSH-10 of the last message, if the peer committed it (CA) and may still send an application acknowledgement.
+    committed: Option<Vec<u8>>,
+}
+
+impl Connection {
+    /// Connects to the first address of the name that answers.
+    pub(super) async fn open(address: &HostPort, longest: Duration) -> Result<Connection, Fault> {
+        let connecting = async {
+            let found = lookup_host((address.host.as_str(), address.port)).await.map_err(Fault::NoSuchName)?;
+            let mut last = None;
+            for candidate in found {
+                match TcpStream::connect(candidate).await {
+                    Ok(stream) => return Ok(stream),
+                    Err(error) => last = Some(error),
+                }
+            }
+            Err(last.map_or_else(
+                || Fault::NoSuchName(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+                Fault::NotConnected,
+            ))
+        };
+        let stream = timeout(longest, connecting).await.map_err(|_| Fault::ConnectTimeout)??;
+        net::tune(&stream);
+        Ok(Connection { stream, decoder: Decoder::new(MAX_ACK_BYTES), committed: None })
+    }
+
+    /// Whether a connection that was kept can be used again: it is open, and nothing waits in it that the next acknowledgement
+    /// could be mistaken for. Asks the system, not the runtime, which may not have heard yet.
+    pub(super) fn is_usable(&mut self) -> bool {
+        let mut waiting = [0; 4 << 10];
+        loop {
+            match (&*SockRef::from(&self.stream)).read(&mut waiting) {
+                Ok(0) => return false,
+                Ok(count) => self.decoder.push(&waiting[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return false,
+            }
+            while let Some(event) = self.decoder.next_event() {
+                if !matches!(event, Event::Frame(content) if self.is_late(&AckReply::parse(&content).ok())) {
+                    return false;
+                }
+            }
+        }
+        self.is_clean() || self.committed.is_some()
+    }
+
+    /// Whether a reply is the application acknowledgement of a message that the peer committed before.
+    fn is_late(&mut self, reply: &Option<AckReply>) -> bool {
+        let late = reply.as_ref().is_some_and(|reply| self.committed.as_ref() == Some(&reply.control_id));
+        if late {
+            debug!("passed over: the application acknowledgement of a message that was committed before");
+            self.committed = None;
+        }
+        late
+    }
+
+    /// Whether nothing is left over from the last exchange.
+    pub(super) fn is_clean(&self) -> bool {
+        self.decoder.held_bytes() == 0 && !self.decoder.in_frame()
+    }
+
+    /// Sends a frame in one write and waits for the acknowledgement that names `control_id`.
+    pub(super) async fn exchange(
+        &mut self,
+        frame: &[u8],
+        control_id: &[u8],
+        longest: Duration,
+    ) -> Result<(AckCode, Bytes), Fault> {
+        match timeout(longest, self.stream.write_all(frame)).await {
+            Ok(Ok(())) => self.reply(control_id, Instant::now() + longest).await,
+            Err(_) => Err(Fault::WriteTimeout),
+            // It may have answered before it closed: too large, say.
+            Ok(Err(error)) => match self.reply(control_id, Instant::now() + RETURN_TIMEOUT).await {
+                Ok(reply) => Ok(reply),
+                Err(_) => Err(Fault::Closed { error: Some(error) }),
+            },
+        }
+    }
+
+    /// The acknowledgement that names `control_id`.
+    async fn reply(&mut self, control_id: &[u8], deadline: Instant) -> Result<(AckCode, Bytes), Fault> {
+        loop {
+            let content = self.frame(deadline).await?;
+            let reply = AckReply::parse(&content).ok();
+            let what = match &reply {
+                Some(AckReply { code: ReplyCode::Known(code), control_id: answered, .. }) if answered == control_id => {
+                    self.committed = (*code == AckCode::CA).then(|| control_id.to_vec());
+                    return Ok((*code, content));
+                }
+                Some(reply) if reply.control_id == control_id => {
+                    "its acknowledgement has a code that HL7 does not know (MSA-1)"
+                }
+                _ if self.is_late(&reply) => continue,
+                None => "what it answered is no acknowledgement",
+                Some(reply) if reply.control_id.is_empty() => {
+                    "its acknowledgement does not say for which message it is (MSA-2 is empty)"
+                }
+                Some(_) => "its acknowledgement is for another message (MSA-2 is not our MSH-10)",
+            };
+            return Err(Fault::BadAck { what, response: content });
+        }
+    }
+
+    /// The next frame.
+    async fn frame(&mut self, deadline: Instant) -> Result<Bytes, Fault> {
+        let (mut junk, mut answered) = (0, false);
+        loop {
+            while let Some(event) = self.decoder.next_event() {
+                match event {
+                    Event::Frame(content) => return Ok(content),
+                    Event::Junk(count) => junk += count,
+                    Event::Empty => return Err(Fault::bad("its acknowledgement is empty")),
+                    Event::Restarted(_) => return Err(Fault::bad("a frame began within its acknowledgement")),
+                    Event::TooLarge { .. } => return Err(Fault::bad("its acknowledgement is larger than 1 MiB")),
+                    Event::TooMuchJunk(_) => return Err(Fault::bad("what it answers is no MLLP")),
+                    Event::WrongProtocol(protocol) => return Err(Fault::WrongProtocol(protocol)),
+                    Event::Incomplete(_) => {}
+                }
+            }
+            let until =
+                if self.decoder.awaits_return() { deadline.min(Instant::now() + RETURN_TIMEOUT) } else { deadline };
+            let mut space = self.decoder.space();
+            let read = timeout_at(until, self.stream.read_buf(&mut space)).await;
+            let error = match read {
+                Ok(Ok(count)) if count > 0 => {
+                    answered = true;
+                    continue;
+                }
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) if self.decoder.awaits_return() => None,
+                Err(_) => return Err(Fault::AckTimeout { junk }),
+            };
+            // The connection ended, or the return after the end byte does not come.
+            let last = std::mem::replace(&mut self.decoder, Decoder::new(MAX_ACK_BYTES)).finish();
+            return match last {
+                Some(Event::Frame(content)) => Ok(content),
+                _ if answered => Err(Fault::bad("the connection was lost within its acknowledgement")),
+                _ => Err(Fault::Closed { error }),
+            };
+        }
+    }
+}

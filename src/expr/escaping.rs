@@ -1,0 +1,152 @@
+//! What becomes of a value when a template puts it out: it can never break out of its place.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use minijinja::value::ValueKind;
+use minijinja::{AutoEscape, Error, Output, State, Value};
+
+use crate::hl7::{self, Separators};
+
+/// The format that a template writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Escaping {
+    /// Plain text: whoever takes it escapes it.
+    None,
+    /// HL7 with these separators.
+    Hl7(Separators),
+    /// JSON: a value becomes a JSON value, quotes included.
+    Json,
+    /// XML.
+    Xml,
+    /// A part of a file name.
+    FileName,
+}
+
+impl Escaping {
+    /// The format of a template file, by its name; HL7 takes the separators of the MSH that the template writes itself.
+    pub fn of_file(name: &str, text: &str) -> Escaping {
+        match name.rsplit('.').next() {
+            Some("hl7" | "er7") => Escaping::Hl7(separators_in(text)),
+            Some("json") => Escaping::Json,
+            Some("xml" | "html") => Escaping::Xml,
+            _ => Escaping::None,
+        }
+    }
+
+    /// minijinja chooses the escaping by the template's name.
+    pub(super) fn template_name(&self) -> String {
+        match self {
+            Escaping::None => "text".to_owned(),
+            Escaping::Hl7(separators) => {
+                let encoding = separators.encoding_characters();
+                format!("hl7:{}{}", char::from(separators.field), String::from_utf8_lossy(&encoding))
+            }
+            Escaping::Json => "json".to_owned(),
+            Escaping::Xml => "xml".to_owned(),
+            Escaping::FileName => "file name".to_owned(),
+        }
+    }
+}
+
+pub(super) fn of_template(name: &str) -> AutoEscape {
+    match name {
+        "json" => AutoEscape::Json,
+        "xml" => AutoEscape::Html,
+        "file name" => AutoEscape::Custom("file name".into()),
+        _ if name.starts_with("hl7:") => AutoEscape::Custom(name.to_owned().into()),
+        _ => AutoEscape::None,
+    }
+}
+
+/// minijinja's formatter: values that are marked safe, and formats that it knows, are left to it.
+pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let custom = match state.auto_escape() {
+        AutoEscape::Custom(name) if !value.is_safe() => name.clone(),
+        AutoEscape::Custom(_) => return out.write_str(&value.to_string()).map_err(Error::from),
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    if value.is_undefined() {
+        return Err(minijinja::ErrorKind::UndefinedError.into());
+    }
+    let text = if value.kind() == ValueKind::None { String::new() } else { value.to_string() };
+    let escaped = match custom.strip_prefix("hl7:") {
+        Some(separators) => hl7_text(&text, &separators_of(separators)),
+        None => file_name(&text),
+    };
+    out.write_str(&escaped).map_err(Error::from)
+}
+
+/// The separators that the MSH of a template declares; the usual ones where it declares none.
+fn separators_in(template: &str) -> Separators {
+    let declared = template.lines().find_map(|line| line.trim_start().strip_prefix("MSH")).unwrap_or_default();
+    let length = declared.chars().skip(1).position(|c| Some(c) == declared.chars().next()).map_or(0, |at| at + 1);
+    separators_of(declared.get(..length).unwrap_or_default())
+}
+
+/// `|^~\\&` and the like: the field separator, then MSH-2.
+fn separators_of(text: &str) -> Separators {
+    match text.as_bytes() {
+        [field, encoding @ ..] => Separators::parse(*field, encoding).unwrap_or_default(),
+        [] => Separators::default(),
+    }
+}
+
+/// Text as an HL7 value.
+fn hl7_text(text: &str, separators: &Separators) -> String {
+    hl7::escape(&hl7_line_breaks(text, separators), separators).into_owned()
+}
+
+/// Line breaks as `\.br\`, which receivers show as line breaks (HL7 v2.5.1 §2.7.6) and which [`hl7::escape`] keeps; a carriage
+/// return in hexadecimal, the other way to write one, most of them show as it stands.
+pub(crate) fn hl7_line_breaks<'t>(text: &'t str, separators: &Separators) -> Cow<'t, str> {
+    match separators.escape {
+        Some(escape) if text.contains(['\r', '\n']) => {
+            let escape = char::from(escape);
+            Cow::Owned(text.replace("\r\n", "\n").replace(['\r', '\n'], &format!("{escape}.br{escape}")))
+        }
+        _ => Cow::Borrowed(text),
+    }
+}
+
+/// Letters and digits of ASCII, `_`, `-` and inner dots stay; every other byte becomes `%XX`.
+fn file_name(text: &str) -> String {
+    let mut name = String::with_capacity(text.len());
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
+            b'.' if at > 0 => name.push('.'),
+            _ => write!(name, "%{byte:02X}").expect("writing to a String cannot fail"),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hl7_values_are_escaped_for_the_templates_own_separators() {
+        let usual = separators_in("{# a comment #}\n  MSH|^~\\&|A|B\nPID|1");
+        assert_eq!(usual, Separators::default());
+        assert_eq!(hl7_text("a|b^c\r\nd\ne", &usual), "a\\F\\b\\S\\c\\.br\\d\\.br\\e");
+        let own = separators_in("MSH$%~@*$A$B");
+        assert_eq!(hl7_text("a|b$c%d", &own), "a|b@F@c@S@d");
+        assert_eq!(separators_in("no header"), Separators::default());
+    }
+
+    #[test]
+    fn file_names_cannot_leave_their_folder() {
+        for (text, name) in [
+            ("MSG-1.2_3", "MSG-1.2_3"),
+            ("../../etc", "%2E.%2F..%2Fetc"),
+            (".hidden", "%2Ehidden"),
+            ("a/b\\c", "a%2Fb%5Cc"),
+            ("né\n", "n%C3%A9%0A"),
+            ("", ""),
+        ] {
+            assert_eq!(file_name(text), name);
+        }
+    }
+}

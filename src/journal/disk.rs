@@ -1,0 +1,267 @@
+//! The journal on disk.
+//!
+//! ```text
+//! data/
+//!   format                   `labwire-journal 1`
+//!   lock                     held by the engine: its process id, the machine's boot id
+//!   segments/00000001.log …  the truth: records, appended and synced (see `record.rs`, `event.rs`)
+//!   index/                   sled: made again from the segments whenever it cannot be trusted (see `keys.rs`)
+//! ```
+
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::ledger::sha256;
+use super::segments::{Appender, Medium, Reader, RealDisk, SEGMENT_BYTES, disk};
+use super::story::Unreadable;
+use super::writer::{Answer, Job, Shared, Work, Writer};
+use super::{
+    Arrival, Attempt, Command, DeliveryId, DeliveryState, Depth, Journal, JournalError, Lane, MessageState,
+    NewDelivery, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, folder, recovery, search,
+};
+use crate::message::MessageId;
+
+/// So many writes may wait before callers do.
+const WAITING_JOBS: usize = 4096;
+/// And so much content; one body that is larger goes alone.
+const WAITING_KIB: usize = 64 << 10;
+/// How often the index is flushed.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
+
+/// A journal in a folder, held by this process alone. Dropping it without [`Journal::close`] loses no more than a crash does:
+/// nothing that was acknowledged.
+pub struct Disk {
+    // Dropped in this order: no more work, no more flushing, then wait for the threads.
+    jobs: mpsc::Sender<Job>,
+    _flushing: std_mpsc::Sender<()>,
+    _threads: Threads,
+    room: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    damage: Vec<String>,
+}
+
+/// How much was written since the journal was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Records.
+    pub appended: u64,
+    /// Calls of fdatasync for them.
+    pub syncs: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+struct Threads(Vec<JoinHandle<()>>);
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Disk {
+    /// Opens the journal in a folder, which is made if need be, and repairs what can be repaired. Blocks.
+    pub fn open(folder: &Path) -> Result<Disk, JournalError> {
+        Disk::open_with_segments(folder, SEGMENT_BYTES)
+    }
+
+    /// The same with new segments of another size than 64 MiB.
+    pub fn open_with_segments(folder: &Path, segment_bytes: u64) -> Result<Disk, JournalError> {
+        Disk::open_on(folder, Arc::new(RealDisk), segment_bytes)
+    }
+
+    /// The same on a disk of the caller's making.
+    pub(super) fn open_on(folder: &Path, medium: Arc<dyn Medium>, segment_bytes: u64) -> Result<Disk, JournalError> {
+        let (lock, damage) = folder::claim(folder)?;
+        let recovered = recovery::recover(folder, damage)?;
+        let segments = folder::segments(folder);
+        let sequence = recovered.checkpoint.sequence;
+        let appender = Appender::open(&segments, recovered.end, sequence, medium, segment_bytes)?;
+        let shared = Arc::new(Shared {
+            index: recovered.index,
+            reader: Reader::new(&segments),
+            applied: Mutex::new(recovered.checkpoint.clone()),
+            failed: watch::Sender::new(None),
+            appended: AtomicU64::new(0),
+            syncs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        });
+        let missing = recovered.checkpoint.missing;
+        let writer = Writer { shared: shared.clone(), appender, sequence, missing, _lock: lock, segments };
+        let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
+        let (flushing, stop) = std_mpsc::channel();
+        let threads = Threads(vec![
+            spawn("labwire-journal", folder, {
+                let shared = shared.clone();
+                move || guarded(&shared, || writer.run(waiting))
+            })?,
+            spawn("labwire-index", folder, {
+                let shared = shared.clone();
+                move || flush_often(&shared, &stop)
+            })?,
+        ]);
+        let room = Arc::new(Semaphore::new(WAITING_KIB));
+        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, damage: recovered.damage })
+    }
+
+    /// How much was written since the journal was opened.
+    pub fn stats(&self) -> Stats {
+        let Shared { appended, syncs, bytes, .. } = &*self.shared;
+        Stats { appended: appended.load(Relaxed), syncs: syncs.load(Relaxed), bytes: bytes.load(Relaxed) }
+    }
+
+    async fn submit(&self, work: Work, bytes: usize) -> Answer {
+        let kib = bytes.div_ceil(1024).clamp(1, WAITING_KIB) as u32;
+        let room = self.room.clone().acquire_many_owned(kib).await.ok();
+        let (done, answer) = oneshot::channel();
+        self.jobs.send(Job { work, bytes, room, done }).await.map_err(|_| self.closed())?;
+        answer.await.map_err(|_| self.closed())?
+    }
+
+    /// Why nothing is taken any more.
+    fn closed(&self) -> JournalError {
+        let failed = self.shared.failed.borrow();
+        let reason = failed.as_ref().map_or_else(|| "the engine is stopping".to_owned(), |error| error.to_string());
+        JournalError::Closed { reason }
+    }
+
+    /// Makes a delivery whose content cannot be read a dead letter, so that it is seen and its lane goes on. Does not wait: the
+    /// next look at the lane tries again.
+    fn give_up(&self, unreadable: Unreadable) {
+        let Unreadable { delivery, error } = unreadable;
+        tracing::error!(message = %delivery.message, destination = %delivery.destination, %error, "cannot be sent");
+        let attempt = Attempt {
+            started_at: Timestamp::now(),
+            duration_ms: 0,
+            state: DeliveryState::Dead,
+            next_at: None,
+            error: Some(error.to_string()),
+            counted: false,
+            response: None,
+        };
+        let work = Work::Attempted { delivery, attempt: Box::new(attempt) };
+        let _ = self.jobs.try_send(Job { work, bytes: 0, room: None, done: oneshot::channel().0 });
+    }
+}
+
+#[async_trait]
+impl Journal for Disk {
+    async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
+        let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
+        let body_sha256 = arrival.idempotency_key.as_ref().map(|_| sha256(&arrival.body));
+        let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), body_sha256 }, bytes).await?;
+        Ok(receipt.expect("the writer answers an arrival with a receipt"))
+    }
+
+    async fn transformed(
+        &self,
+        id: MessageId,
+        at: Timestamp,
+        outcome: Transformed,
+        deliveries: Vec<NewDelivery>,
+    ) -> Result<(), JournalError> {
+        let bytes = deliveries.iter().flat_map(|delivery| &delivery.outgoing).map(|outgoing| outgoing.content.len());
+        let bytes = bytes.sum();
+        self.submit(Work::Transformed { id, at, result: outcome, deliveries }, bytes).await.map(drop)
+    }
+
+    async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError> {
+        let bytes = attempt.response.as_ref().map_or(0, |bytes| bytes.len());
+        self.submit(Work::Attempted { delivery, attempt: Box::new(attempt) }, bytes).await.map(drop)
+    }
+
+    async fn command(&self, delivery: DeliveryId, command: Command) -> Result<(), JournalError> {
+        self.submit(Work::Command { delivery, command }, 0).await.map(drop)
+    }
+
+    fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError> {
+        self.shared.untransformed(channel, after, limit)
+    }
+
+    fn queue(&self, lane: &Lane, limit: usize) -> Result<Vec<Queued>, JournalError> {
+        let (queue, unreadable) = self.shared.queue(lane, limit)?;
+        unreadable.into_iter().for_each(|unreadable| self.give_up(unreadable));
+        Ok(queue)
+    }
+
+    fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
+        self.shared.depth(lane)
+    }
+
+    fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {
+        self.shared.counts(channel)
+    }
+
+    fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
+        self.shared.story(id)
+    }
+
+    fn search(&self, query: &Query) -> Result<Page, JournalError> {
+        let (ids, next) = search::search(&self.shared.index, query)?;
+        let mut messages = Vec::with_capacity(ids.len());
+        for id in ids {
+            messages.extend(self.shared.summary(id)?);
+        }
+        Ok(Page { messages, next })
+    }
+
+    fn damage(&self) -> Vec<String> {
+        self.damage.clone()
+    }
+
+    async fn failed(&self) -> JournalError {
+        let mut failed = self.shared.failed.subscribe();
+        let failed = failed.wait_for(Option::is_some).await.expect("the sender lives as long as the journal");
+        failed.clone().expect("it was waited for")
+    }
+
+    async fn close(&self) -> Result<(), JournalError> {
+        let (done, answer) = oneshot::channel();
+        if self.jobs.send(Job { work: Work::Close, bytes: 0, room: None, done }).await.is_ok() {
+            return answer.await.map_err(|_| self.closed())?.map(drop);
+        }
+        match *self.shared.failed.borrow() {
+            Some(_) => Err(self.closed()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn spawn(name: &str, folder: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, JournalError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(disk("starting a thread for", folder))
+}
+
+/// A panic of the writer is a failure of the journal.
+fn guarded(shared: &Shared, run: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
+        let reason = "its writer panicked: please report this".to_owned();
+        shared.failed.send_replace(Some(JournalError::Closed { reason }));
+    }
+}
+
+/// Flushes the index about once a second and notes up to where it is complete, until told to stop.
+fn flush_often(shared: &Shared, stop: &std_mpsc::Receiver<()>) {
+    let mut flushed = shared.applied();
+    while stop.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
+        let applied = shared.applied();
+        if applied == flushed {
+            continue;
+        }
+        match shared.index.flush().and_then(|()| recovery::checkpoint(&shared.index, &applied)) {
+            Ok(()) => flushed = applied,
+            Err(JournalError::Closed { .. }) => return,
+            Err(error) => tracing::error!(%error, "the index was not flushed"),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! The journal: the durable record of messages, deliveries and attempts.
+//!
+//! Nothing above this module knows how it is kept. The promise is a type: a [`Receipt`] can be made in here alone, and only
+//! after the message is on disk, so whoever holds one may acknowledge.
+//!
+//! Design constraints:
+//! - The segments are the truth, synced before [`Journal::receive`] returns; the index is rebuilt from them.
+//! - Every state change is an event appended to a segment; a delivery's way can be told from the events alone.
+//! - A failed sync is final: the journal refuses everything after it, because what the disk holds is then unknown.
+
+mod disk;
+mod event;
+mod folder;
+mod index;
+mod keys;
+mod ledger;
+mod record;
+mod recovery;
+mod scan;
+mod search;
+mod segments;
+mod state;
+mod story;
+mod writer;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Format, MessageId, Origin, RefKind, Refs};
+
+pub use disk::{Disk, Stats};
+pub use state::{DeliveryState, MessageState};
+
+/// What a source hands over to be kept: one body for one or more channels.
+#[derive(Clone)]
+pub struct Arrival {
+    /// The messages that this body becomes, one per channel; empty for an event that nobody listens to.
+    pub recipients: Vec<Recipient>,
+    /// When the last byte was received.
+    pub received_at: Timestamp,
+    /// How it came.
+    pub origin: Origin,
+    /// How the body is to be read.
+    pub format: Format,
+    /// The references to find it by.
+    pub refs: Refs,
+    /// The bytes as they came.
+    pub body: Bytes,
+    /// The acknowledgement that will be sent once this is on disk.
+    pub acknowledgement: Option<Bytes>,
+    /// Why the message goes nowhere, when it was refused: it is kept, visible as `rejected`, and can be reprocessed.
+    pub rejected: Option<String>,
+    /// The same key again is not kept a second time: the first receipt is given again.
+    pub idempotency_key: Option<String>,
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival")
+            .field("recipients", &self.recipients)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One message and the channel that it goes through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recipient {
+    /// The message's id.
+    pub id: MessageId,
+    /// The channel's name.
+    pub channel: String,
+}
+
+/// The proof that an arrival is on disk. Only the journal can make one.
+#[derive(Debug, Clone)]
+#[must_use = "a receipt is what allows the acknowledgement"]
+pub struct Receipt {
+    recipients: Vec<Recipient>,
+    repeat: Repeat,
+}
+
+/// Whether an idempotency key had been seen before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeat {
+    /// First time.
+    No,
+    /// The same key with the same body: nothing was kept, the recipients are those of the first time.
+    SameBody,
+    /// The same key with another body: nothing was kept.
+    OtherBody,
+}
+
+impl Receipt {
+    /// The messages that are on disk.
+    pub fn recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    /// Whether the idempotency key was known already.
+    pub fn repeat(&self) -> Repeat {
+        self.repeat
+    }
+}
+
+/// What the transformer made of a message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Transformed {
+    /// A filter held it back.
+    Filtered {
+        /// Which step, as `step 2 (channels/a.toml:12)`.
+        place: String,
+    },
+    /// A step failed.
+    Errored {
+        /// Which step.
+        place: String,
+        /// What happened; never content.
+        error: String,
+    },
+    /// It goes to these destinations. Contents travel beside, see [`NewDelivery`].
+    Queued,
+}
+
+/// A delivery to be queued.
+#[derive(Debug, Clone)]
+pub struct NewDelivery {
+    /// The destination's name.
+    pub destination: String,
+    /// What to send; none when the destination's `when` was false: the delivery is then `filtered`.
+    pub outgoing: Option<Outgoing>,
+}
+
+/// What leaves for one destination: fixed before the first attempt, the same at every attempt.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The content.
+    pub content: Bytes,
+    /// What the destination worked out from the message: `file_name`, `directory`, `control_id` …
+    pub properties: std::collections::BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outgoing").field("bytes", &self.content.len()).finish_non_exhaustive()
+    }
+}
+
+/// One message on its way to one destination.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeliveryId {
+    /// The message.
+    pub message: MessageId,
+    /// The destination's name within the message's channel.
+    pub destination: String,
+}
+
+/// The queue before one destination of one channel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lane {
+    /// The channel's name.
+    pub channel: String,
+    /// The destination's name.
+    pub destination: String,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.channel, self.destination)
+    }
+}
+
+/// One try of a delivery.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// The delivery's state after it: `sent`, `retrying` or `dead`.
+    pub state: DeliveryState,
+    /// When the next try is due, while retrying.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// What went wrong, in words, without content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whether it counts against `retry.attempts`: a fault of the whole destination does not.
+    #[serde(default = "yes")]
+    pub counted: bool,
+    /// What the peer answered; kept as a body, not in the metadata.
+    #[serde(skip)]
+    pub response: Option<Bytes>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("state", &self.state).field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// What a person or a program asked to be done with deliveries.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Command {
+    /// What to do.
+    pub verb: Verb,
+    /// Who asked.
+    pub who: String,
+    /// Why, in their words.
+    pub why: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What can be done to a delivery by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Dead, retrying or cancelled: to the end of its lane's queue, due now, attempts counted anew.
+    Retry,
+    /// Queued, retrying or dead: given up.
+    Cancel,
+}
+
+/// A delivery at the head of a lane.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// Its place in the lane: smaller goes first.
+    pub sequence: u64,
+    /// Attempts so far that counted.
+    pub attempts: u32,
+    /// Not before this time.
+    pub next_at: Option<Timestamp>,
+    /// When the message was received.
+    pub received_at: Timestamp,
+    /// What to send.
+    pub outgoing: Outgoing,
+}
+
+/// A message that has not gone through its channel's transformer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untransformed {
+    /// Which message.
+    pub id: MessageId,
+    /// Its place in the order of arrival, over all channels.
+    pub sequence: u64,
+}
+
+/// A message as the journal knows it: the row of a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Summary {
+    /// The message.
+    pub id: MessageId,
+    /// Its channel.
+    pub channel: String,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// How it came.
+    pub origin: Origin,
+    /// How its body is to be read.
+    pub format: Format,
+    /// Size of the body in bytes.
+    pub bytes: u64,
+    /// Where it stands.
+    pub state: MessageState,
+    /// Why it was rejected, filtered or errored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Its references.
+    pub refs: Refs,
+    /// Its deliveries, in the order of the channel file.
+    pub deliveries: Vec<DeliverySummary>,
+}
+
+/// A delivery as the journal knows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeliverySummary {
+    /// The destination's name.
+    pub destination: String,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Tries so far.
+    pub attempts: u32,
+    /// The last error, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When the next try is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// When it came to rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+/// The whole story of one message.
+#[derive(Clone)]
+pub struct Story {
+    /// The row of the list.
+    pub summary: Summary,
+    /// The bytes as they came.
+    pub body: Bytes,
+    /// The acknowledgement that was sent.
+    pub acknowledgement: Option<Bytes>,
+    /// When the transformer was done with it.
+    pub transformed_at: Option<Timestamp>,
+    /// Each delivery's content and attempts, in the order of `summary.deliveries`.
+    pub deliveries: Vec<DeliveryStory>,
+    /// What people did to it.
+    pub commands: Vec<(DeliveryId, Command)>,
+}
+
+/// The whole story of one delivery.
+#[derive(Clone)]
+pub struct DeliveryStory {
+    /// What was to be sent; none when filtered.
+    pub outgoing: Option<Outgoing>,
+    /// Every try.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Which messages to list. Everything given must hold.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// The channel's name.
+    pub channel: Option<String>,
+    /// Where the message stands.
+    pub state: Option<MessageState>,
+    /// References that it must have.
+    pub refs: Vec<(RefKind, String)>,
+    /// Received at or after.
+    pub since: Option<Timestamp>,
+    /// Received before.
+    pub until: Option<Timestamp>,
+    /// Only messages older than this one: the `next` of the page before.
+    pub before: Option<MessageId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// One page of a list, newest first.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Page {
+    /// The messages.
+    pub messages: Vec<Summary>,
+    /// Give this as `before` to see the page after; none on the last.
+    pub next: Option<MessageId>,
+}
+
+/// How deep a lane is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Depth {
+    /// Deliveries that are queued or retrying.
+    pub waiting: u64,
+    /// When the oldest of them was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<Timestamp>,
+}
+
+/// Why the journal did not do what was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// Another process holds the folder.
+    #[error("journal `{folder}`: another engine is running on it (process {pid})")]
+    Locked {
+        /// The data folder.
+        folder: String,
+        /// The other's process id, as it wrote it.
+        pid: String,
+    },
+    /// The folder was written by a newer engine.
+    #[error(
+        "journal `{folder}`: its format is {found}, this engine knows format {known}: run the engine that wrote it, or a newer one"
+    )]
+    Format {
+        /// The data folder.
+        folder: String,
+        /// What the folder says.
+        found: String,
+        /// What this engine writes.
+        known: u32,
+    },
+    /// The disk refused; nothing that was not acknowledged before is safe, so nothing more is accepted.
+    #[error("journal: {action} of `{path}`: {error}; nothing more is accepted until the engine is started again")]
+    Disk {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: String,
+        /// What the system said.
+        error: String,
+    },
+    /// The journal failed before, or is being closed.
+    #[error("journal: closed ({reason})")]
+    Closed {
+        /// Why.
+        reason: String,
+    },
+    /// The index could not be read.
+    #[error("journal index: {error}")]
+    Index {
+        /// What the store said.
+        error: String,
+    },
+    /// A record does not hold what the index says it should.
+    #[error("journal segment {segment} at byte {offset}: damaged record")]
+    Damaged {
+        /// The segment's number.
+        segment: u64,
+        /// Where in it.
+        offset: u64,
+    },
+    /// There is no such message or delivery.
+    #[error("message {id}: not in the journal")]
+    Unknown {
+        /// What was asked for.
+        id: MessageId,
+    },
+    /// The delivery is in a state in which the command makes no sense.
+    #[error("message {id}, destination `{destination}`: is {state}, cannot {verb}")]
+    State {
+        /// The message.
+        id: MessageId,
+        /// The destination.
+        destination: String,
+        /// The delivery's state.
+        state: DeliveryState,
+        /// What was asked.
+        verb: &'static str,
+    },
+}
+
+/// The store under the engine. The writing methods return once what they say is on disk (group commit: one sync serves all
+/// who wait); the reading ones may touch the disk and are quick enough to call from a task.
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// Keeps an arrival. Returns only once it is on disk.
+    async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError>;
+
+    /// Keeps what the transformer made of a message, with the deliveries that follow from it, as one event.
+    async fn transformed(
+        &self,
+        id: MessageId,
+        at: Timestamp,
+        outcome: Transformed,
+        deliveries: Vec<NewDelivery>,
+    ) -> Result<(), JournalError>;
+
+    /// Keeps one try of a delivery and moves the delivery to the state that the attempt names.
+    async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError>;
+
+    /// Carries out and keeps what somebody asked for. Refuses with [`JournalError::State`] where it makes no sense.
+    async fn command(&self, delivery: DeliveryId, command: Command) -> Result<(), JournalError>;
+
+    /// Messages of a channel that wait for its transformer, in order of arrival, after a place in that order.
+    fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError>;
+
+    /// The deliveries at the head of a lane, in order.
+    fn queue(&self, lane: &Lane, limit: usize) -> Result<Vec<Queued>, JournalError>;
+
+    /// How much waits in a lane. Cost does not grow with its length.
+    fn depth(&self, lane: &Lane) -> Result<Depth, JournalError>;
+
+    /// How many messages of a channel are in each state.
+    fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError>;
+
+    /// The whole story of one message.
+    fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError>;
+
+    /// Messages, newest first.
+    fn search(&self, query: &Query) -> Result<Page, JournalError>;
+
+    /// Damage found when the journal was opened, one sentence each; empty when all was well.
+    fn damage(&self) -> Vec<String>;
+
+    /// Completes when the journal has failed for good; the engine then stops with an error.
+    async fn failed(&self) -> JournalError;
+
+    /// Writes and syncs what is pending and lets go of the folder.
+    async fn close(&self) -> Result<(), JournalError>;
+}

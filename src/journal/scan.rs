@@ -1,0 +1,78 @@
+//! Going through a segment from record to record, over whatever damage there is.
+
+use std::fs::File;
+use std::io;
+
+use super::record::{MAGIC, Place, Record, fill};
+
+/// Resync looks at so much at a time.
+const WINDOW_BYTES: usize = 64 << 10;
+
+/// What comes next in a segment.
+pub(super) enum Found {
+    /// A record with sound metadata, and whether its bodies are sound too.
+    Record { record: Record, intact: bool },
+    /// Bytes that are no record, followed by a record.
+    Gap { from: u64, to: u64 },
+    /// Bytes that are no record, up to the end of the segment.
+    Tail { from: u64, to: u64 },
+}
+
+/// A walk through one segment.
+pub(super) struct Scan<'f> {
+    file: &'f File,
+    segment: u64,
+    at: u64,
+    end: u64,
+}
+
+impl<'f> Scan<'f> {
+    /// Starts at the beginning of a record.
+    pub(super) fn new(file: &'f File, start: Place) -> io::Result<Scan<'f>> {
+        Ok(Scan { file, segment: start.segment, at: start.offset, end: file.metadata()?.len() })
+    }
+
+    /// What comes next; none at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let from = self.at;
+        if let Some(record) = self.record_at(from)? {
+            self.at = record.end();
+            let intact = record.is_intact(self.file)?;
+            return Ok(Some(Found::Record { record, intact }));
+        }
+        let next = self.resync(from + 1)?;
+        self.at = next.unwrap_or(self.end);
+        Ok(Some(match next {
+            Some(to) => Found::Gap { from, to },
+            None => Found::Tail { from, to: self.end },
+        }))
+    }
+
+    /// A record that lies within the segment.
+    fn record_at(&self, offset: u64) -> io::Result<Option<Record>> {
+        let record = Record::read(self.file, Place { segment: self.segment, offset })?;
+        Ok(record.filter(|record| record.end() <= self.end))
+    }
+
+    /// The first sound record at or after an offset.
+    fn resync(&self, mut from: u64) -> io::Result<Option<u64>> {
+        let mut window = vec![0; WINDOW_BYTES];
+        while from < self.end {
+            let read = fill(self.file, &mut window, from)?;
+            let found = window[..read].windows(MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == MAGIC);
+            for (at, _) in found {
+                if self.record_at(from + at as u64)?.is_some() {
+                    return Ok(Some(from + at as u64));
+                }
+            }
+            if read < MAGIC.len() {
+                break;
+            }
+            from += (read - (MAGIC.len() - 1)) as u64;
+        }
+        Ok(None)
+    }
+}

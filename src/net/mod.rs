@@ -1,0 +1,6 @@
+//! What two or more connectors share.
+
+pub mod ssh;
+mod tcp;
+
+pub(crate) use tcp::tune;

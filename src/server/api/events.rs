@@ -1,0 +1,31 @@
+//! `POST /events`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use super::Problem;
+use crate::engine::{Engine, FireError};
+
+pub(super) async fn post(
+    State(engine): State<Arc<Engine>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    match engine.fire(body, Some(peer.to_string())).await {
+        Ok(fired) => Ok((StatusCode::ACCEPTED, Json(fired)).into_response()),
+        Err(FireError::Invalid(problems)) => {
+            let message = "the event is not valid; nothing was kept";
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_event", message).with(problems))
+        }
+        Err(error @ FireError::Conflict) => {
+            Err(Problem::new(StatusCode::CONFLICT, "id_reused", format!("{error}; nothing was kept")))
+        }
+        Err(FireError::Journal(error)) => Err(error.into()),
+    }
+}

@@ -1,0 +1,101 @@
+//! The one door into a channel.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use crate::journal::{Arrival, Journal, JournalError, Receipt, Recipient};
+use crate::message::{Format, MessageId, MessageIds, Origin, Refs};
+use crate::monitor::Counters;
+
+/// Takes bodies into one channel's journal. Cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    channel: Arc<str>,
+    journal: Arc<dyn Journal>,
+    ids: Arc<MessageIds>,
+    /// Tells the channel's worker that something waits.
+    wake: Arc<Notify>,
+    counters: Arc<Counters>,
+}
+
+/// What a source says of a body that it hands over.
+pub struct Taken {
+    /// The id that the message gets: made by [`Intake::next_id`], because the acknowledgement may name it.
+    pub id: MessageId,
+    /// When its last byte was received.
+    pub received_at: Timestamp,
+    /// The bytes as they came.
+    pub body: Bytes,
+    /// How they are to be read.
+    pub format: Format,
+    /// How they came.
+    pub origin: Origin,
+    /// The references found in them.
+    pub refs: Refs,
+    /// The acknowledgement that will be sent.
+    pub acknowledgement: Option<Bytes>,
+    /// Why the message is refused; it is kept all the same.
+    pub rejected: Option<String>,
+}
+
+/// A body that could not be kept: a negative answer is due.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub struct IntakeError(#[from] JournalError);
+
+impl Intake {
+    /// The door into one channel.
+    pub fn new(
+        channel: Arc<str>,
+        journal: Arc<dyn Journal>,
+        ids: Arc<MessageIds>,
+        wake: Arc<Notify>,
+        counters: Arc<Counters>,
+    ) -> Intake {
+        Intake { channel, journal, ids, wake, counters }
+    }
+
+    /// The channel's counters: the source counts what only it sees.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The channel's name, for logs.
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// An id for the next message.
+    pub fn next_id(&self) -> MessageId {
+        self.ids.next()
+    }
+
+    /// Keeps a body. With the receipt in hand, and not before, the source may acknowledge.
+    pub async fn accept(&self, taken: Taken) -> Result<Receipt, IntakeError> {
+        let goes_on = taken.rejected.is_none();
+        let receipt = self
+            .journal
+            .receive(Arrival {
+                recipients: vec![Recipient { id: taken.id, channel: self.channel.to_string() }],
+                received_at: taken.received_at,
+                origin: taken.origin,
+                format: taken.format,
+                refs: taken.refs,
+                body: taken.body,
+                acknowledgement: taken.acknowledgement,
+                rejected: taken.rejected,
+                idempotency_key: None,
+            })
+            .await?;
+        if goes_on {
+            self.counters.received.add_one();
+            self.wake.notify_one();
+        } else {
+            self.counters.rejected.add_one();
+        }
+        Ok(receipt)
+    }
+}

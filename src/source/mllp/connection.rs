@@ -1,0 +1,321 @@
+//! One peer: frames in, acknowledgements out, in order.
+
+use std::io;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tracing::{debug, warn};
+
+use super::NAME;
+use super::judge::{Judged, judge_with};
+use crate::hl7::{Charset, Limits};
+use crate::journal::Receipt;
+use crate::message::{Format, MessageId, Origin, Refs};
+use crate::mllp::{self, Decoder, Event};
+use crate::source::{Intake, Taken};
+
+/// A peer that does not take its acknowledgement for so long is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a last answer so much time is left to read what the peer was still sending: a close with unread bytes is a reset, and
+/// a reset takes the answer with it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The options of the source that a connection needs.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) max_frame_bytes: usize,
+    pub(super) idle_timeout: Option<Duration>,
+    pub(super) byte_timeout: Duration,
+    pub(super) frame_timeout: Duration,
+    pub(super) charset: Option<Charset>,
+}
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    peer: String,
+    options: Arc<Options>,
+    intake: Intake,
+    stop: CancellationToken,
+    decoder: Decoder,
+    limits: Limits,
+    /// When the frame that is coming in began.
+    frame_began: Option<Instant>,
+    /// Whether the junk of the present gap was logged.
+    junk_logged: bool,
+    /// Whether a message was refused because the source is to stop.
+    refused: bool,
+}
+
+/// Why a connection ends.
+enum End {
+    PeerClosed,
+    Stopping,
+    Idle,
+    /// A frame did not come to its end in time.
+    Slow(&'static str),
+    Broken(io::Error),
+    /// The peer does not read its acknowledgements.
+    Deaf,
+    /// The answer given was the last one; or none is due, and the reason was logged.
+    GivenUp,
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: String,
+        options: Arc<Options>,
+        intake: Intake,
+        stop: CancellationToken,
+    ) -> Self {
+        let limits = Limits { max_bytes: options.max_frame_bytes, ..Limits::default() };
+        let decoder = Decoder::new(options.max_frame_bytes);
+        Connection {
+            stream,
+            peer,
+            options,
+            intake,
+            stop,
+            decoder,
+            limits,
+            frame_began: None,
+            junk_logged: false,
+            refused: false,
+        }
+    }
+
+    /// Serves the peer until one side ends it.
+    pub(super) async fn serve(mut self) {
+        debug!(channel = self.intake.channel(), peer = self.peer, "connected");
+        let stop = self.stop.clone();
+        let mut stopped = pin!(stop.cancelled());
+        let end = loop {
+            if let Break(end) = self.take_all().await {
+                break end;
+            }
+            match self.read(stopped.as_mut()).await {
+                Continue(()) => {}
+                Break(End::PeerClosed) => {
+                    let last = self.decoder.finish();
+                    let ended = match last {
+                        Some(event) => self.handle(event).await,
+                        None => Continue(()),
+                    };
+                    break ended.break_value().unwrap_or(End::PeerClosed);
+                }
+                Break(end) => break end,
+            }
+        };
+        self.end(end).await;
+    }
+
+    /// Handles what is in the bytes read so far.
+    async fn take_all(&mut self) -> ControlFlow<End> {
+        while let Some(event) = self.decoder.next_event() {
+            self.handle(event).await?;
+        }
+        Continue(())
+    }
+
+    /// Waits for bytes.
+    async fn read(&mut self, stopped: Pin<&mut WaitForCancellationFuture<'_>>) -> ControlFlow<End> {
+        let (deadline, late) = self.deadline();
+        let waited_too_long = async {
+            match deadline {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut space = self.decoder.space();
+        tokio::select! {
+            biased;
+            () = stopped => Break(End::Stopping),
+            () = waited_too_long => Break(late),
+            read = self.stream.read_buf(&mut space) => match read {
+                Ok(0) => Break(End::PeerClosed),
+                Ok(_) => Continue(()),
+                Err(error) => Break(End::Broken(error)),
+            },
+        }
+    }
+
+    /// Until when the next bytes must come, and what it means when they do not. Counted from now, not from the last byte: the
+    /// time that the journal took is not the peer's.
+    fn deadline(&mut self) -> (Option<Instant>, End) {
+        if !self.decoder.in_frame() {
+            return (self.options.idle_timeout.map(|longest| Instant::now() + longest), End::Idle);
+        }
+        let now = Instant::now();
+        let whole_frame = *self.frame_began.get_or_insert(now) + self.options.frame_timeout;
+        let next_byte = now + self.options.byte_timeout;
+        if next_byte < whole_frame {
+            (Some(next_byte), End::Slow("`byte_timeout` passed within a frame"))
+        } else {
+            (Some(whole_frame), End::Slow("`frame_timeout` passed"))
+        }
+    }
+
+    async fn handle(&mut self, event: Event) -> ControlFlow<End> {
+        let (channel, peer, counters) = (self.intake.channel(), &self.peer, self.intake.counters());
+        match event {
+            Event::Frame(raw) => {
+                (self.frame_began, self.junk_logged) = (None, false);
+                return self.take(raw).await;
+            }
+            Event::Empty => {
+                (self.frame_began, self.junk_logged) = (None, false);
+                counters.frames_empty.add_one();
+                debug!(channel, peer, "an empty frame");
+            }
+            Event::Junk(bytes) => {
+                counters.junk_bytes.add(bytes as u64);
+                if !std::mem::replace(&mut self.junk_logged, true) {
+                    warn!(channel, peer, bytes, "bytes outside of any frame are skipped");
+                }
+            }
+            Event::Restarted(bytes) => {
+                self.frame_began = None;
+                counters.frames_dropped.add_one();
+                warn!(channel, peer, bytes, "a frame began within an unfinished one, which is given up");
+            }
+            Event::Incomplete(bytes) => {
+                counters.frames_dropped.add_one();
+                warn!(channel, peer, bytes, "the connection ended within a frame, which is given up");
+            }
+            Event::TooMuchJunk(bytes) => {
+                counters.junk_bytes.add(bytes as u64);
+                warn!(channel, peer, "closed: too many bytes outside of any frame");
+                return Break(End::GivenUp);
+            }
+            Event::WrongProtocol(protocol) => {
+                warn!(channel, peer, %protocol, "closed: wrong protocol on this port, which speaks MLLP");
+                return Break(End::GivenUp);
+            }
+            Event::TooLarge { head } => {
+                counters.frames_dropped.add_one();
+                warn!(
+                    channel,
+                    peer,
+                    limit = self.options.max_frame_bytes,
+                    "closed: a frame is larger than `max_frame`"
+                );
+                let judged = Judged::too_large(&head, self.options.max_frame_bytes);
+                let id = self.intake.next_id();
+                if judged.has_header() {
+                    self.answer(judged.acknowledgement(id, Timestamp::now()), id).await?;
+                }
+                return Break(End::GivenUp);
+            }
+        }
+        Continue(())
+    }
+
+    /// Takes a message in: journal first, then the answer.
+    async fn take(&mut self, raw: Bytes) -> ControlFlow<End> {
+        let received_at = Timestamp::now();
+        let id = self.intake.next_id();
+        let judged = judge_with(&raw, &self.limits, self.options.charset);
+        if self.stop.is_cancelled() {
+            debug!(channel = self.intake.channel(), peer = self.peer, "a message was refused: stopping");
+            // What else was read already gets the same answer.
+            self.refused = true;
+            return self.answer(judged.refusal(id, received_at), id).await;
+        }
+        let acknowledgement = judged.acknowledgement(id, received_at).map(Bytes::from);
+        let accepted = self.intake.accept(Taken {
+            id,
+            received_at,
+            body: raw,
+            format: Format::Hl7,
+            origin: self.origin(),
+            refs: judged.message().map(Refs::of_hl7).unwrap_or_default(),
+            acknowledgement: acknowledgement.clone(),
+            rejected: judged.rejection().map(str::to_owned),
+        });
+        match accepted.await {
+            Ok(receipt) => {
+                match judged.rejection() {
+                    Some(reason) => {
+                        warn!(channel = self.intake.channel(), peer = self.peer, message = %id, reason, "rejected")
+                    }
+                    None => debug!(channel = self.intake.channel(), peer = self.peer, message = %id, "received"),
+                }
+                self.acknowledge(&receipt, acknowledgement, id).await
+            }
+            Err(error) => {
+                warn!(channel = self.intake.channel(), peer = self.peer, %error, "closed: a message could not be stored");
+                self.answer(judged.refusal(id, received_at), id).await?;
+                Break(End::GivenUp)
+            }
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin {
+            source: NAME.to_owned(),
+            peer: Some(self.peer.clone()),
+            charset: self.options.charset.map(|charset| charset.name().to_owned()),
+            ..Origin::default()
+        }
+    }
+
+    /// The one place where a message that is on disk is answered.
+    async fn acknowledge(&mut self, _: &Receipt, acknowledgement: Option<Bytes>, id: MessageId) -> ControlFlow<End> {
+        self.answer(acknowledgement, id).await
+    }
+
+    /// Sends an answer, if there is one, in one write: peers exist that give up when a frame comes in pieces.
+    async fn answer(&mut self, content: Option<impl AsRef<[u8]>>, id: MessageId) -> ControlFlow<End> {
+        let Some(content) = content else { return Continue(()) };
+        let frame = mllp::encode(content.as_ref()).expect("`judge` leaves no byte of MLLP in an answer");
+        let end = match timeout(WRITE_TIMEOUT, self.stream.write_all(&frame)).await {
+            Ok(Ok(())) => return Continue(()),
+            Ok(Err(error)) => End::Broken(error),
+            Err(_) => End::Deaf,
+        };
+        self.intake.counters().acknowledgements_lost.add_one();
+        warn!(channel = self.intake.channel(), peer = self.peer, message = %id, "the acknowledgement could not be sent: expect the message again");
+        Break(end)
+    }
+
+    /// Closes the connection.
+    async fn end(mut self, end: End) {
+        let (channel, peer, bytes) = (self.intake.channel(), &self.peer, self.decoder.held_bytes());
+        let unfinished = self.decoder.in_frame();
+        match &end {
+            End::PeerClosed => debug!(channel, peer, "disconnected"),
+            End::Stopping => debug!(channel, peer, "closed: stopping"),
+            End::Idle => debug!(channel, peer, "closed: `idle_timeout` passed"),
+            End::Broken(error) => debug!(channel, peer, %error, "the connection broke"),
+            End::Deaf => debug!(channel, peer, "closed: the peer takes no acknowledgements"),
+            End::GivenUp => {}
+            End::Slow(which) if self.decoder.awaits_return() => {
+                warn!(
+                    channel,
+                    peer,
+                    bytes,
+                    "closed: {which}; its end byte came, but not the return after it: look at the sender's settings"
+                );
+            }
+            End::Slow(which) => warn!(channel, peer, bytes, "closed: {which}"),
+        }
+        if unfinished {
+            self.intake.counters().frames_dropped.add_one();
+            debug!(channel, peer, bytes, "an unfinished frame is given up");
+        }
+        let answered_last = self.refused || matches!(end, End::GivenUp);
+        if answered_last && self.stream.shutdown().await.is_ok() {
+            let mut rest = [0; 4 << 10];
+            let read_rest = async { while matches!(self.stream.read(&mut rest).await, Ok(count) if count > 0) {} };
+            let _ = timeout(LINGER, read_rest).await;
+        }
+    }
+}

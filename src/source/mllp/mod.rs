@@ -1,0 +1,225 @@
+//! `mllp`: HL7 v2 messages over TCP.
+//!
+//! One frame is one message; each is journaled, then answered, in the order in which they came on their connection. Between two
+//! connections there is no order. What is answered is decided in [`judge`], without I/O; `connection` does the talking;
+//! `listener` lets peers in.
+
+mod connection;
+mod judge;
+mod listener;
+
+use std::borrow::Cow;
+
+use async_trait::async_trait;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer};
+use tokio::net::TcpListener;
+use toml::Spanned;
+
+use self::listener::Listener;
+use super::{Source, SourceConfig, SourceKind};
+use crate::config::{BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, parsed, report};
+use crate::hl7::Charset;
+
+pub use judge::judge;
+
+pub(super) const KIND: SourceKind = SourceKind {
+    name: NAME,
+    summary: "Listens for HL7 v2 messages over MLLP: journals each, then acknowledges it.",
+    example: "type = \"mllp\"\nlisten = \"127.0.0.1:2575\"\n",
+    schema: |generator| generator.subschema_for::<Mllp>(),
+    parse: |table: Table<'_>| table.read::<Mllp>().map(|config| Box::new(config) as Box<dyn SourceConfig>),
+};
+
+const NAME: &str = "mllp";
+
+/// The options of an `mllp` source.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Mllp {
+    /// Where to listen, as in "0.0.0.0:2575" (every address of this machine); port 0 picks a free one.
+    listen: Listen,
+    /// When to acknowledge.
+    #[serde(default)]
+    #[expect(dead_code, reason = "it has one value so far; `transformed` and `delivered` come later")]
+    ack: AckWhen,
+    /// The largest message taken, without its frame. A larger one is answered AR where its MSH can be read (16MiB if not given).
+    #[serde(default = "default_max_frame", deserialize_with = "some_bytes")]
+    #[schemars(with = "ByteSize")]
+    max_frame: ByteSize,
+    /// At most so many connections at a time; one more is closed at once, logged and counted (256 if not given).
+    #[serde(default = "default_max_connections", deserialize_with = "some_connections")]
+    #[schemars(with = "u32")]
+    max_connections: u32,
+    /// Closes a connection on which nothing comes for so long. Without it, quiet connections stay: quiet feeds are normal.
+    #[serde(default, deserialize_with = "some_idle_time")]
+    #[schemars(with = "Option<Duration>")]
+    idle_timeout: Option<Duration>,
+    /// Closes a connection when within a frame nothing comes for so long; what came of the frame is given up (10s if not
+    /// given).
+    #[serde(default = "default_byte_timeout", deserialize_with = "some_time")]
+    #[schemars(with = "Duration")]
+    byte_timeout: Duration,
+    /// Closes a connection when a frame takes longer than this from its first byte to its last (30s if not given).
+    #[serde(default = "default_frame_timeout", deserialize_with = "some_time")]
+    #[schemars(with = "Duration")]
+    frame_timeout: Duration,
+    /// The character set of messages that name none in MSH-18 and are not UTF-8, as in "windows-1252" or "8859/1". Without it,
+    /// only their ASCII values can be read. No byte is changed either way.
+    charset: Option<FallbackCharset>,
+    /// Certificate, key and client authority for TLS. Not available in this version.
+    #[serde(default)]
+    #[expect(dead_code, reason = "it is refused when it is read, until TLS is there")]
+    tls: Option<Tls>,
+}
+
+fn default_max_frame() -> ByteSize {
+    ByteSize::from_mib(16)
+}
+
+fn default_max_connections() -> u32 {
+    256
+}
+
+fn default_byte_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn default_frame_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// When a message is acknowledged.
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum AckWhen {
+    /// As soon as the message is on disk. (`transformed` and `delivered` come in a later version.)
+    #[default]
+    Received,
+}
+
+/// Reads a value that must be larger than nothing; reports it otherwise.
+fn more_than<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq + Copy>(
+    deserializer: D,
+    nothing: T,
+    message: &str,
+    help: &str,
+) -> Result<T, D::Error> {
+    let value = Spanned::<T>::deserialize(deserializer)?;
+    if *value.get_ref() == nothing {
+        report(value.span(), message, "", Some(help.to_owned()));
+    }
+    Ok(*value.get_ref())
+}
+
+fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let help = "a duration longer than nothing, as in \"30s\"";
+    more_than(deserializer, Duration::from_millis(0), "no peer is that fast", help)
+}
+
+fn some_idle_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let help = "leave the key out to keep quiet connections open";
+    more_than(deserializer, Duration::from_millis(0), "every connection would be closed at once", help).map(Some)
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
+    let help = "a size larger than nothing, as in \"16MiB\"";
+    more_than(deserializer, ByteSize::from_mib(0), "no message is that small", help)
+}
+
+fn some_connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    more_than(deserializer, 0, "nobody could connect", "`enabled = false` keeps a channel out of service")
+}
+
+/// A character set by its name in HL7 table 0211, or by its common name.
+#[derive(Debug, Clone, Copy)]
+struct FallbackCharset(Charset);
+
+impl FallbackCharset {
+    fn parse(text: &str) -> Result<FallbackCharset, (String, String)> {
+        let help = "for example \"windows-1252\", \"8859/1\" (Western Europe), \"8859/2\" (Central Europe), \"8859/5\" (Cyrillic)";
+        match Charset::named(text) {
+            Some(charset) if charset.is_readable() => Ok(FallbackCharset(charset)),
+            Some(charset) => {
+                Err((format!("{charset} cannot be read, only passed through"), "leave the key out".to_owned()))
+            }
+            None => Err((format!("`{text}` is not a character set"), help.to_owned())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FallbackCharset {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FallbackCharset, D::Error> {
+        parsed(deserializer, FallbackCharset(Charset::ASCII), FallbackCharset::parse)
+    }
+}
+
+impl JsonSchema for FallbackCharset {
+    fn schema_name() -> Cow<'static, str> {
+        "Charset".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
+/// Where TLS will be set up. It is read in full, so that a channel file written for it is checked, and then refused: a listener
+/// that was meant to be encrypted must not come up in the clear.
+#[derive(Debug, Clone)]
+struct Tls;
+
+/// Certificate, key and client authority for TLS. Not available in this version.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "read for its mistakes only")]
+struct TlsKeys {
+    /// The listener's certificate chain, PEM.
+    cert: Secret,
+    /// The certificate's private key, PEM.
+    key: Secret,
+    /// The authority that clients' certificates must come from, PEM; without it, clients need none.
+    client_ca: Option<Secret>,
+}
+
+impl<'de> Deserialize<'de> for Tls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Tls, D::Error> {
+        let keys = Spanned::<TlsKeys>::deserialize(deserializer)?;
+        let help =
+            "take the `tls` key out and let a TLS proxy on this machine (stunnel, HAProxy) listen outside".to_owned();
+        report(keys.span(), "TLS is not available in this version", "this listener would be in the clear", Some(help));
+        Ok(Tls)
+    }
+}
+
+impl JsonSchema for Tls {
+    fn schema_name() -> Cow<'static, str> {
+        "Tls".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        TlsKeys::json_schema(generator)
+    }
+}
+
+#[async_trait]
+impl SourceConfig for Mllp {
+    fn resources(&self) -> Vec<Resource> {
+        vec![Resource::Port(self.listen.0)]
+    }
+
+    async fn build(&self, _: &Place) -> Result<Box<dyn Source>, BuildError> {
+        let address = self.listen.0;
+        let failed = |error| BuildError::Listen { address, error };
+        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        let options = connection::Options {
+            max_frame_bytes: self.max_frame.bytes(),
+            idle_timeout: self.idle_timeout.map(Duration::get),
+            byte_timeout: self.byte_timeout.get(),
+            frame_timeout: self.frame_timeout.get(),
+            charset: self.charset.map(|FallbackCharset(charset)| charset),
+        };
+        Ok(Box::new(Listener::new(socket, address, self.max_connections, options)))
+    }
+}

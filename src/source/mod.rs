@@ -1,0 +1,63 @@
+//! Sources: where messages come in.
+//!
+//! A source speaks its protocol and nothing else. It hands every body to its [`Intake`], the one door into a channel, and gives
+//! a positive answer only for the [`Receipt`](crate::journal::Receipt) that comes back. Three phases, named by what they may do:
+//! reading the config is pure, [`SourceConfig::build`] does I/O (binds its port) but spawns nothing, [`Source::run`] works.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use schemars::{Schema, SchemaGenerator};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{BuildError, Place, Resource, Table};
+
+mod event;
+mod intake;
+mod mllp;
+
+pub use event::EventSource;
+pub use intake::{Intake, IntakeError, Taken};
+pub use mllp::judge;
+
+/// A kind of source: everything about it that others need is derived from this.
+pub struct SourceKind {
+    /// The word after `type =`.
+    pub name: &'static str,
+    /// One sentence for the list of kinds.
+    pub summary: &'static str,
+    /// A `[source]` table that works, for docs and for the conformance test.
+    pub example: &'static str,
+    /// The JSON Schema of its options.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads its options.
+    pub parse: fn(Table<'_>) -> Option<Box<dyn SourceConfig>>,
+}
+
+/// Every kind of source, in the order of the documentation.
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND];
+
+/// The options of a source, read and checked.
+#[async_trait]
+pub trait SourceConfig: fmt::Debug + Send + Sync {
+    /// What it needs alone: two channels that name the same resource cannot run together.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    /// Opens what it needs (binds its port). Spawns nothing, so that a refused reload leaves nothing running.
+    async fn build(&self, place: &Place) -> Result<Box<dyn Source>, BuildError>;
+}
+
+/// A source that is ready to run.
+#[async_trait]
+pub trait Source: Send {
+    /// The address it listens on, with the real port; none for a source that does not listen.
+    fn listens_on(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// Takes messages in until `stop`. What was begun is finished first: a message whose receipt was given gets its answer.
+    async fn run(self: Box<Self>, intake: Intake, stop: CancellationToken);
+}

@@ -1,0 +1,301 @@
+//! The transformer: ordered steps that filter and change a message. Pure and synchronous: no I/O, no clock, so that
+//! `labwire test` and a reprocessed message tell the truth.
+
+mod copy;
+mod delete;
+mod field;
+mod filter;
+mod lookup;
+mod set;
+mod template;
+
+use std::fmt;
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
+
+use crate::config::{self, Entry, Table};
+use crate::diagnostic::did_you_mean;
+use crate::expr::{Each, ExprError, Expression, Scope};
+use crate::hl7;
+use crate::message::{Body, Message};
+
+use field::Target;
+
+/// A kind of step: everything about it that others need is derived from this.
+pub struct StepKind {
+    /// The verb: the key in a `[[transformer]]` table.
+    pub name: &'static str,
+    /// One sentence for the list of kinds.
+    pub summary: &'static str,
+    /// A step that works, for docs and for the conformance test.
+    pub example: &'static str,
+    /// The JSON Schema of the verb's value.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads the verb's value.
+    pub parse: fn(Entry<'_>) -> Option<Box<dyn Step>>,
+}
+
+/// Every verb, in the order of the documentation.
+pub const KINDS: &[StepKind] = &[filter::KIND, set::KIND, copy::KIND, delete::KIND, lookup::KIND, template::KIND];
+
+/// Keys that any step may have beside its verb.
+pub const STEP_KEYS: &[&str] = &["when", "each"];
+
+/// What a step says of the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Goes on to the next step.
+    Continue,
+    /// Goes nowhere.
+    Filtered,
+}
+
+/// One verb at work.
+pub trait Step: fmt::Debug + Send + Sync {
+    /// Applies the step to the message, at one of its segments when the step has `each`.
+    fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError>;
+}
+
+/// Why a step failed for a message. Names places, never content.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// An expression.
+    #[error(transparent)]
+    Expression(#[from] ExprError),
+    /// A field that cannot be set, copied or deleted.
+    #[error("{path}: {error}")]
+    Edit {
+        /// The field.
+        path: String,
+        /// What is in the way.
+        error: hl7::EditError,
+    },
+    /// A field whose bytes do not belong to the message's character set.
+    #[error("{path}: {error}")]
+    Charset {
+        /// The field.
+        path: String,
+        /// What is wrong.
+        error: hl7::CharsetError,
+    },
+    /// An HL7 path in a message that is not HL7, or a JSON pointer in one that is not JSON.
+    #[error("{path}: the message is {found} at this step")]
+    Format {
+        /// The path or pointer.
+        path: String,
+        /// What the message is.
+        found: &'static str,
+    },
+    /// A code that the table does not hold.
+    #[error("{path}: the table does not hold this code (`otherwise` says what to do then)")]
+    NotInTable {
+        /// The field.
+        path: String,
+    },
+    /// What a template wrote cannot be read.
+    #[error("{place}: what the template wrote is not {format}: {error}")]
+    Written {
+        /// The template.
+        place: String,
+        /// The format that its name promises.
+        format: &'static str,
+        /// What is wrong.
+        error: String,
+    },
+}
+
+/// The steps of a channel or of a destination.
+#[derive(Debug, Default)]
+pub struct Transformer {
+    steps: Vec<Placed>,
+}
+
+#[derive(Debug)]
+struct Placed {
+    step: Box<dyn Step>,
+    when: Option<Expression>,
+    each: Option<Target>,
+    /// `step 2 (channels/a.toml:12)`.
+    place: String,
+}
+
+/// How a message came out.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Through all the steps.
+    Through,
+    /// Held back by this step.
+    Filtered {
+        /// Which, as `step 2 (channels/a.toml:12)`.
+        place: String,
+    },
+    /// A step failed.
+    Failed {
+        /// Which.
+        place: String,
+        /// Why.
+        error: StepError,
+    },
+}
+
+impl Transformer {
+    /// Reads `[[transformer]]` tables; `owner` is the table's name in diagnostics.
+    pub fn parse(entry: Entry<'_>, owner: &str) -> Transformer {
+        let toml::de::DeValue::Array(items) = entry.value.get_ref() else {
+            let help = Some(format!("write [[{owner}]], once for each step"));
+            config::report(entry.value.span(), format!("`{owner}` must be a list of tables"), "", help);
+            return Transformer::default();
+        };
+        let mut steps = Vec::new();
+        for (number, item) in (1..).zip(items.iter()) {
+            match item.get_ref() {
+                toml::de::DeValue::Table(entries) => {
+                    let name = format!("[[{owner}]] step {number}");
+                    steps.extend(parse_step(Table::new(entries.clone(), item.span(), name), number));
+                }
+                _ => config::report(item.span(), "a step is a table", "", None),
+            }
+        }
+        Transformer { steps }
+    }
+
+    /// How many steps there are.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Runs the steps in order. After a failure the message is as the step before left it.
+    pub fn run(&self, message: &mut Message) -> Outcome {
+        for placed in &self.steps {
+            match placed.run(message) {
+                Ok(Verdict::Continue) => {}
+                Ok(Verdict::Filtered) => return Outcome::Filtered { place: placed.place.clone() },
+                Err(error) => return Outcome::Failed { place: placed.place.clone(), error },
+            }
+        }
+        Outcome::Through
+    }
+}
+
+fn parse_step(mut table: Table<'_>, number: usize) -> Option<Placed> {
+    let place = format!("step {number} ({})", config::place_name(&table.span()));
+    let when = table.take("when").and_then(Entry::read::<Expression>);
+    let each = table.take("each").and_then(|entry| Target::parse_each(&entry));
+    let verbs: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let mut found = None;
+    for (key, span) in table.keys() {
+        match KINDS.iter().find(|kind| kind.name == key) {
+            Some(kind) if found.is_none() => found = Some(kind),
+            Some(kind) => {
+                let help = "a step has one verb: write a further [[transformer]] table for the other".to_owned();
+                config::report(
+                    span,
+                    format!("a step cannot both `{}` and `{}`", found?.name, kind.name),
+                    "",
+                    Some(help),
+                );
+                return None;
+            }
+            None => {
+                let known = verbs.iter().chain(STEP_KEYS).copied();
+                let label = did_you_mean(&key, known).map_or(String::new(), |near| format!("did you mean `{near}`?"));
+                let help = format!("a step is one of {}, with `when` and `each` if need be", verbs.join(", "));
+                config::report(span, format!("no step is called `{key}`"), label, Some(help));
+                return None;
+            }
+        }
+    }
+    let Some(kind) = found else {
+        let help = format!("a step is one of {}", verbs.join(", "));
+        config::report(table.span(), format!("{} has no verb", table.name()), "", Some(help));
+        return None;
+    };
+    let step = (kind.parse)(table.take(kind.name)?)?;
+    Some(Placed { step, when, each, place })
+}
+
+impl Placed {
+    fn run(&self, message: &mut Message) -> Result<Verdict, StepError> {
+        let Some(target) = &self.each else { return self.apply(message, None) };
+        let (name, indices) = match target {
+            Target::Hl7(path) => {
+                let count = hl7_body(message, target)?.count(path.segment());
+                (path.segment().to_owned(), 1..=u32::try_from(count).unwrap_or(u32::MAX))
+            }
+            Target::Pointer(pointer) => {
+                let length = json_body(message, target)?.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
+                match u32::try_from(length).unwrap_or(u32::MAX).checked_sub(1) {
+                    Some(last) => (pointer.clone(), 0..=last),
+                    None => return Ok(Verdict::Continue),
+                }
+            }
+        };
+        // From the last to the first, so that a segment deleted on the way does not shift the ones still to come.
+        for index in indices.rev() {
+            let each = Each { segment: name.clone(), index };
+            if self.apply(message, Some(&each))? == Verdict::Filtered {
+                return Ok(Verdict::Filtered);
+            }
+        }
+        Ok(Verdict::Continue)
+    }
+
+    fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
+        if let Some(when) = &self.when
+            && !when.is_true(&scope(message, each))?
+        {
+            return Ok(Verdict::Continue);
+        }
+        self.step.apply(message, each)
+    }
+}
+
+fn scope(message: &Message, each: Option<&Each>) -> Scope {
+    match each {
+        Some(each) => Scope::at(message, each.clone()),
+        None => Scope::new(message),
+    }
+}
+
+fn hl7_body<'m>(message: &'m Message, target: &Target) -> Result<&'m hl7::Message, StepError> {
+    match &*message.body {
+        Body::Hl7(body) => Ok(body),
+        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+    }
+}
+
+fn hl7_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut hl7::Message, StepError> {
+    match Arc::make_mut(&mut message.body) {
+        Body::Hl7(body) => Ok(body),
+        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+    }
+}
+
+fn json_body<'m>(message: &'m Message, target: &Target) -> Result<&'m Value, StepError> {
+    match &*message.body {
+        Body::Json(body) => Ok(body),
+        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+    }
+}
+
+fn json_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut Value, StepError> {
+    match Arc::make_mut(&mut message.body) {
+        Body::Json(body) => Ok(body),
+        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+    }
+}
+
+fn format_name(body: &Body) -> &'static str {
+    match body {
+        Body::Hl7(_) => "HL7",
+        Body::Json(_) => "JSON",
+        Body::Text(_) => "text",
+    }
+}

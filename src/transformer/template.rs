@@ -1,0 +1,83 @@
+//! `template`: a new body, written by a template file.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+use crate::config::{self, Entry};
+use crate::expr::{Each, Escaping, Template};
+use crate::hl7;
+use crate::message::{Body, Message};
+
+use super::{Step, StepError, StepKind, Verdict, scope};
+
+pub(super) const KIND: StepKind = StepKind {
+    name: "template",
+    summary: "Writes a new body from a template file; its ending (.hl7, .json, .xml, .txt) says how values are escaped and what comes out.",
+    example: "template = \"templates/orm-o01.hl7\"\n",
+    schema,
+    parse,
+};
+
+#[derive(Debug)]
+struct Write {
+    template: Template,
+    writes: Writes,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Writes {
+    Hl7,
+    Json,
+    Text,
+}
+
+fn schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "description": "The template file, its path from the channel file." })
+}
+
+fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
+    let path = entry.text()?;
+    let file = config::load_text(&path.span(), path.get_ref(), "template")?;
+    let escaping = Escaping::of_file(path.get_ref(), &file.text);
+    let writes = match &escaping {
+        Escaping::Hl7(_) => Writes::Hl7,
+        Escaping::Json => Writes::Json,
+        _ => Writes::Text,
+    };
+    Some(Box::new(Write { template: Template::compile_file(&file, escaping), writes }))
+}
+
+impl Step for Write {
+    fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
+        let text = self.template.render(&scope(message, each))?;
+        let written = |format, error| StepError::Written { place: self.template.place().to_owned(), format, error };
+        let body = match self.writes {
+            Writes::Hl7 => {
+                let parsed = hl7::Message::parse(Bytes::from(segments(&text)), &hl7::Limits::default());
+                Body::Hl7(parsed.map_err(|error| written("HL7", error.to_string()))?)
+            }
+            Writes::Json => Body::Json(
+                serde_json::from_str(&text)
+                    .map_err(|error| written("JSON", format!("line {}, column {}", error.line(), error.column())))?,
+            ),
+            Writes::Text => Body::Text(text),
+        };
+        message.body = Arc::new(body);
+        Ok(Verdict::Continue)
+    }
+}
+
+/// A template writes a segment a line; on the wire each ends with CR. Indentation and empty lines are the template's own: line
+/// breaks within values were escaped.
+fn segments(text: &str) -> String {
+    text.lines().map(str::trim_start).filter(|line| !line.trim().is_empty()).fold(
+        String::with_capacity(text.len()),
+        |mut message, line| {
+            message.push_str(line);
+            message.push('\r');
+            message
+        },
+    )
+}
