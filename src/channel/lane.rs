@@ -36,6 +36,7 @@ pub struct LaneStatus {
 }
 
 /// What a lane works with.
+#[derive(Clone)]
 pub(super) struct Lane {
     pub(super) destination: Name,
     pub(super) program: Arc<ArcSwap<ChannelSpec>>,

@@ -24,6 +24,9 @@ use crate::source::{Intake, Source};
 /// A source that cannot be opened (a port in use) is tried again so often.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
 
+/// A task that panicked is started again after so long.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
 /// What every channel needs from the engine.
 #[derive(Clone)]
 pub struct ChannelContext {
@@ -62,13 +65,26 @@ impl Running {
         Running { stop, task }
     }
 
-    async fn stop(self, name: &str) {
+    /// Runs what `make` makes; makes it anew when it panicked, so that a bug met by one message does not end the channel.
+    fn supervised<F: Future<Output = ()> + Send + 'static>(
+        name: Name,
+        make: impl Fn(CancellationToken) -> F + Send + 'static,
+    ) -> Running {
+        Running::spawn(|stop| async move {
+            while tokio::spawn(make(stop.clone())).await.is_err_and(|error| error.is_panic()) {
+                error!(channel = &*name, "a task of the channel panicked, which is a bug in Labwire; please report it");
+                tokio::select! {
+                    () = tokio::time::sleep(AFTER_PANIC) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        })
+    }
+
+    async fn stop(self) {
         self.stop.cancel();
-        if let Err(error) = self.task.await
-            && error.is_panic()
-        {
-            error!(channel = name, "a task of the channel panicked, which is a bug in Labwire; please report it");
-        }
+        // The task itself does not panic: what may is run within it.
+        let _ = self.task.await;
     }
 }
 
@@ -230,17 +246,34 @@ impl Channel {
 
     fn run_source(&self, source: Box<dyn Source>) -> Running {
         self.set_state(State::Running);
-        let intake = self.intake();
-        Running::spawn(|stop| source.run(intake, stop))
+        self.keep_source(Some(source))
     }
 
     fn retry_source(&self, error: &BuildError) -> Running {
         warn!(channel = &*self.name, %error, "the source cannot be opened; trying again every {} s", REOPEN_AFTER.as_secs());
         self.set_state(State::Failed { reason: error.to_string() });
+        self.keep_source(None)
+    }
+
+    /// Runs the source until it is stopped. One that cannot be opened, or that ended by itself, is opened again after a while.
+    fn keep_source(&self, mut open: Option<Box<dyn Source>>) -> Running {
         let (program, intake, name) = (self.program.clone(), self.intake(), self.name.clone());
         let (state, listens_on) = (self.state.clone(), self.listens_on.clone());
         Running::spawn(|stop| async move {
+            let set_state = |now| *state.lock().unwrap_or_else(PoisonError::into_inner) = now;
             loop {
+                if let Some(source) = open.take() {
+                    let ended = tokio::spawn(source.run(intake.clone(), stop.clone())).await;
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    error!(
+                        channel = &*name,
+                        panicked = ended.is_err(),
+                        "the source ended by itself; it is opened again"
+                    );
+                    set_state(State::Failed { reason: "the source ended by itself".to_owned() });
+                }
                 tokio::select! {
                     () = tokio::time::sleep(REOPEN_AFTER) => {}
                     () = stop.cancelled() => return,
@@ -249,8 +282,8 @@ impl Channel {
                 if let Ok(source) = spec.source.build(&spec.place("source")).await {
                     info!(channel = &*name, "the source is open");
                     *listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
-                    *state.lock().unwrap_or_else(PoisonError::into_inner) = State::Running;
-                    return source.run(intake, stop).await;
+                    set_state(State::Running);
+                    open = Some(source);
                 }
             }
         })
@@ -258,7 +291,7 @@ impl Channel {
 
     async fn close_source(&self, parts: &mut Parts) {
         if let Some(source) = parts.source.take() {
-            source.stop(&self.name).await;
+            source.stop().await;
         }
         *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -272,7 +305,7 @@ impl Channel {
                 wake: self.wake_worker.clone(),
                 lanes: self.wake_lanes.clone(),
             };
-            parts.worker = Some(Running::spawn(|stop| worker.run(stop)));
+            parts.worker = Some(Running::supervised(self.name.clone(), move |stop| worker.clone().run(stop)));
         }
         if parts.lanes.is_empty() {
             let spec = self.program.load_full();
@@ -297,18 +330,18 @@ impl Channel {
             status: status.clone(),
         };
         self.lane_status.lock().unwrap_or_else(PoisonError::into_inner).insert(destination.clone(), status);
-        Running::spawn(|stop| lane.run(stop))
+        Running::supervised(self.name.clone(), move |stop| lane.clone().run(stop))
     }
 
     async fn stop_sending(&self, parts: &mut Parts) {
         if let Some(worker) = parts.worker.take() {
-            worker.stop(&self.name).await;
+            worker.stop().await;
         }
         for lane in &parts.lanes {
             lane.stop.cancel();
         }
         for lane in parts.lanes.drain(..) {
-            lane.stop(&self.name).await;
+            lane.stop().await;
         }
     }
 }

@@ -69,6 +69,7 @@ fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelive
 }
 
 /// What a worker works with.
+#[derive(Clone)]
 pub(super) struct Worker {
     pub(super) program: Arc<ArcSwap<ChannelSpec>>,
     pub(super) journal: Arc<dyn Journal>,

@@ -20,6 +20,9 @@ use crate::server::Server;
 /// Everything must have stopped after so long; what then still runs is cut off, and repeated after the next start.
 const STOP_WITHIN: Duration = Duration::from_secs(9);
 
+/// Requests that are under way when the engine stops may take so long.
+const API_STOPS_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// Folder of channel files
@@ -90,7 +93,8 @@ impl Run {
         stop.cancel();
         let stopping = async {
             engine.stop().await;
-            let _ = serving.await;
+            // A client that is slow to send its request does not keep the journal from being closed well.
+            let _ = tokio::time::timeout(API_STOPS_WITHIN, serving).await;
             let _ = watching.await;
             journal.close().await
         };

@@ -73,7 +73,7 @@ impl Send {
         let mut rows = Vec::new();
         for (path, message) in messages {
             let control_id = Header::scan(&message)
-                .map_or_else(String::new, |header| String::from_utf8_lossy(&header.control_id()).into_owned());
+                .map_or_else(String::new, |header| String::from_utf8_lossy(header.control_id()).into_owned());
             let start = Instant::now();
             let answer = connection.exchange(&message).map_err(|error| error.to_string());
             let sent = Sent { control_id, file: path.display().to_string(), answer, took: start.elapsed() };

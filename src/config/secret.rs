@@ -90,7 +90,10 @@ impl JsonSchema for Secret {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "A reference to a secret: { env = \"NAME\" } or { file = \"path\" }. Never the secret itself.",
-            "properties": { "env": { "type": "string" }, "file": { "type": "string" } },
+            "properties": {
+                "env": { "type": "string", "description": "An environment variable of the engine." },
+                "file": { "type": "string", "description": "A file; a relative path starts at the channel file." },
+            },
         })
     }
 }

@@ -324,21 +324,16 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// A path or pointer that stands there as text. What is neither (a name of a JSON member) is left to the message.
     fn path(&mut self, value: &Value, span: Span) {
         let Some(text) = value.as_str() else { return };
-        let pointer = text.starts_with('/') || !text.contains(['-', '[', '.']);
-        if !pointer || text.len() == 3 {
-            if let Err(error) = text.parse::<hl7::Path>() {
-                let inner = range(span);
-                let start = (inner.start + 1 + error.offset).min(inner.end.saturating_sub(1));
-                self.clean = false;
-                self.at.report(
-                    start..inner.end.saturating_sub(1).max(start),
-                    format!("`{text}` is not an HL7 path"),
-                    error.message.clone(),
-                    error.help.clone(),
-                );
-            }
+        let is_hl7 = !text.starts_with('/') && (text.contains(['-', '[', '.']) || text.len() == 3);
+        if let (true, Err(error)) = (is_hl7, text.parse::<hl7::Path>()) {
+            let inner = range(span);
+            let end = inner.end.saturating_sub(1);
+            let start = (inner.start + 1 + error.offset).min(end);
+            self.clean = false;
+            self.at.report(start..end, format!("`{text}` is not an HL7 path"), error.message, error.help);
         }
     }
 }

@@ -62,7 +62,8 @@ pub(super) fn of_template(name: &str) -> AutoEscape {
 /// minijinja's formatter: values that are marked safe, and formats that it knows, are left to it.
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let custom = match state.auto_escape() {
-        AutoEscape::Custom(name) if !value.is_safe() => name.clone(),
+        // `safe` is a template author's word that a value is fit for HL7; nothing is fit to leave its folder.
+        AutoEscape::Custom(name) if !value.is_safe() || name == "file name" => name.clone(),
         AutoEscape::Custom(_) => return out.write_str(&value.to_string()).map_err(Error::from),
         _ => return minijinja::escape_formatter(out, state, value),
     };
@@ -80,8 +81,10 @@ pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Va
 /// The separators that the MSH of a template declares; the usual ones where it declares none.
 fn separators_in(template: &str) -> Separators {
     let declared = template.lines().find_map(|line| line.trim_start().strip_prefix("MSH")).unwrap_or_default();
-    let length = declared.chars().skip(1).position(|c| Some(c) == declared.chars().next()).map_or(0, |at| at + 1);
-    separators_of(declared.get(..length).unwrap_or_default())
+    let mut rest = declared.chars();
+    let Some(field) = rest.next() else { return Separators::default() };
+    let encoding = rest.as_str().split(field).next().unwrap_or_default();
+    separators_of(&declared[..field.len_utf8() + encoding.len()])
 }
 
 /// `|^~\\&` and the like: the field separator, then MSH-2.
@@ -133,7 +136,9 @@ mod tests {
         assert_eq!(hl7_text("a|b^c\r\nd\ne", &usual), "a\\F\\b\\S\\c\\.br\\d\\.br\\e");
         let own = separators_in("MSH$%~@*$A$B");
         assert_eq!(hl7_text("a|b$c%d", &own), "a|b@F@c@S@d");
-        assert_eq!(separators_in("no header"), Separators::default());
+        for odd in ["no header", "MSH", "MSH|", "MSH日本日", "MSH日"] {
+            assert_eq!(separators_in(odd), Separators::default(), "{odd}");
+        }
     }
 
     #[test]

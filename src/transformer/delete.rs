@@ -43,7 +43,7 @@ fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
     if places.is_empty() {
         config::report(entry.value.span(), "`delete` has nothing to delete", "", None);
     }
-    let targets = places.iter().filter_map(|place| deletable(place)).collect();
+    let targets = places.iter().filter_map(deletable).collect();
     Some(Box::new(Delete { targets }))
 }
 

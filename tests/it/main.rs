@@ -5,8 +5,10 @@ mod support;
 
 mod check;
 mod cli;
+mod conformance;
 mod crash;
 mod events;
+mod readme;
 mod reload;
 mod steps;
 mod tidy;

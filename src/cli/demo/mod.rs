@@ -129,7 +129,7 @@ async fn hand_in(exhibit: &Exhibit, engine: &Engine, api: SocketAddr) -> Result<
             };
             let reply = tokio::task::spawn_blocking(exchange).await??;
             let control_id = crate::hl7::Header::scan(message)
-                .map(|header| String::from_utf8_lossy(&header.control_id()).into_owned());
+                .map(|header| String::from_utf8_lossy(header.control_id()).into_owned());
             let query = crate::journal::Query {
                 refs: control_id.into_iter().map(|id| (crate::message::RefKind::ControlId, id)).collect(),
                 limit: 1,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -15,8 +16,9 @@ use crate::engine::{Engine, FireError};
 pub(super) async fn post(
     State(engine): State<Arc<Engine>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let body = body.map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
     match engine.fire(body, Some(peer.to_string())).await {
         Ok(fired) => Ok((StatusCode::ACCEPTED, Json(fired)).into_response()),
         Err(FireError::Invalid(problems)) => {
