@@ -203,9 +203,9 @@ impl Decoder {
         self.state == State::Frame
     }
 
-    /// Whether an unfinished frame has an end byte as its last, so that only the carriage return is missing.
+    /// Whether an unfinished frame has come to an end byte, so that only the carriage return is missing.
     pub fn awaits_return(&self) -> bool {
-        self.in_frame() && self.buffer.last() == Some(&END)
+        self.in_frame() && matches!(&self.buffer[..], [.., END] | [.., END, LF])
     }
 
     /// The bytes held of what is unfinished.

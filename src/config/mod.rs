@@ -17,8 +17,8 @@ pub use reading::{Read, collect, load_text, place_name, report, report_in, resol
 pub use secret::Secret;
 pub(crate) use table::unknown_word;
 pub use table::{Entry, Table};
-pub(crate) use values::parsed;
 pub use values::{ByteSize, Duration, HostPort, Listen};
+pub(crate) use values::{more_than, parsed, time_limit};
 
 /// The JSON Schema generator that all options are described with.
 pub fn schema_generator() -> schemars::SchemaGenerator {

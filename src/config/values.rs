@@ -155,6 +155,26 @@ pub(crate) fn parsed<'de, D: Deserializer<'de>, T>(
     }))
 }
 
+/// Reads a value that must be more than `nothing`; reports it otherwise.
+pub(crate) fn more_than<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq + Copy>(
+    deserializer: D,
+    nothing: T,
+    message: &str,
+    help: &str,
+) -> Result<T, D::Error> {
+    let value = Spanned::<T>::deserialize(deserializer)?;
+    if *value.get_ref() == nothing {
+        report(value.span(), message, "", Some(help.to_owned()));
+    }
+    Ok(*value.get_ref())
+}
+
+/// Reads a time limit; one of no length is reported.
+pub(crate) fn time_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let help = "a duration longer than nothing, as in \"30s\"";
+    more_than(deserializer, Duration::from_millis(0), "no peer is that fast", help)
+}
+
 macro_rules! string_value {
     ($type:ident, $stand_in:expr, $parse:expr, $description:literal) => {
         impl<'de> Deserialize<'de> for $type {

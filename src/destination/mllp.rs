@@ -23,9 +23,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::debug;
 
-use self::connection::{Connection, Fault};
+use self::connection::{Acknowledgement, Connection, Fault};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
-use crate::config::{BuildError, Duration, HostPort, Place, Table};
+use crate::config::{BuildError, Duration, HostPort, Place, Table, time_limit};
 use crate::expr::ExprError;
 use crate::hl7::{AckCode, Header};
 use crate::journal::Outgoing;
@@ -49,10 +49,12 @@ struct Mllp {
     /// Where to send, as in "mirth.hospital.example:6661"; the name is looked up at every connection.
     address: HostPort,
     /// How long finding the name and connecting may take (10s if not given).
-    #[serde(default = "default_connect_timeout")]
+    #[serde(default = "default_connect_timeout", deserialize_with = "time_limit")]
+    #[schemars(with = "Duration")]
     connect_timeout: Duration,
     /// How long the acknowledgement may take once the message is written, and how long the writing may take (30s if not given).
-    #[serde(default = "default_ack_timeout")]
+    #[serde(default = "default_ack_timeout", deserialize_with = "time_limit")]
+    #[schemars(with = "Duration")]
     ack_timeout: Duration,
 }
 
@@ -122,21 +124,18 @@ impl Destination for Sender {
             }
             exchanged => exchanged,
         };
-        let (code, response) = exchanged.map_err(|fault| self.describe(fault))?;
-        if connection.is_clean() {
+        let Acknowledgement { code, error, content: response } = exchanged.map_err(|fault| self.describe(fault))?;
+        if connection.is_settled() {
             self.connection = Some(connection);
         }
-        let address = &self.options.address;
+        let said = match error {
+            Some(error) => format!("{} answered {code}, error {error}", self.options.address),
+            None => format!("{} answered {code}", self.options.address),
+        };
         match code {
             AckCode::AA | AckCode::CA => Ok(Delivered { response: Some(response) }),
-            AckCode::AE | AckCode::CE => {
-                Err(SendError::retry(format!("{address} answered {code}: an error at its side"))
-                    .with_response(response))
-            }
-            AckCode::AR | AckCode::CR => {
-                Err(SendError::reject(format!("{address} answered {code}: it rejects the message"))
-                    .with_response(response))
-            }
+            AckCode::AE | AckCode::CE => Err(SendError::retry(said).with_response(response)),
+            AckCode::AR | AckCode::CR => Err(SendError::reject(said).with_response(response)),
         }
     }
 }
@@ -152,7 +151,7 @@ impl Sender {
         connection: &mut Connection,
         frame: &[u8],
         header: &Header,
-    ) -> Result<(AckCode, Bytes), Fault> {
+    ) -> Result<Acknowledgement, Fault> {
         connection.exchange(frame, header.control_id(), self.options.ack_timeout.get()).await
     }
 

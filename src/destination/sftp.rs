@@ -74,7 +74,7 @@ fn default_timeout() -> Duration {
 
 fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
     let (span, name) = (table.span(), table.name().to_owned());
-    let options: Options = table.read()?;
+    let options: Options = table.read_with_more(super::COMMON_KEYS)?;
     let help = || Some("write `key = { file = \"path\" }` or `password = { env = \"NAME\" }`".to_owned());
     match (&options.password, &options.key) {
         (None, None) => report(span.clone(), format!("{name} needs `key` or `password`"), "", help()),

@@ -4,6 +4,7 @@
 //! they like. All of that is read; messages come out as slices of what went in. What might hide a patient's data (a
 //! segment outside any message) is an error.
 
+use super::header;
 use super::index::is_header;
 
 /// What kind of thing bytes are, before they are parsed.
@@ -21,8 +22,11 @@ pub enum Shape {
         /// How many messages.
         messages: usize,
     },
-    /// No message and no batch, or one that [`split`] refuses.
+    /// Neither a message nor a batch.
     NotHl7,
+    /// A batch, or messages with batch segments among their own, that [`split`] refuses. `Message::parse` may still read
+    /// the latter as one message.
+    Refused(BatchError),
 }
 
 /// A batch taken apart.
@@ -118,12 +122,17 @@ pub enum BatchError {
 
 /// Says what `bytes` are.
 pub fn shape(bytes: &[u8]) -> Shape {
-    let Ok(batch) = split(bytes) else { return Shape::NotHl7 };
+    let batch = match split(bytes) {
+        Ok(batch) => batch,
+        Err(BatchError::NotHl7) => return Shape::NotHl7,
+        Err(error) => return Shape::Refused(error),
+    };
     let messages = batch.messages.len();
     if batch.is_enveloped() {
         return Shape::Batch { messages };
     }
-    if messages == 1 && !batch.framed { Shape::Single } else { Shape::Several { messages } }
+    let parses = is_header(&bytes[header::preamble(bytes).end..], b"MSH");
+    if messages == 1 && parses && !batch.framed { Shape::Single } else { Shape::Several { messages } }
 }
 
 /// Takes a file apart.
@@ -206,8 +215,8 @@ struct Splitter<'a> {
     batch: Batch<'a>,
     /// Where the message being read starts.
     message: Option<usize>,
-    /// Where it ends if nothing but comments follows.
-    end_before_comment: Option<usize>,
+    /// Where it ends if nothing but comments and white space follow, and whether a comment is among them.
+    tail: Option<(usize, bool)>,
     /// The line of the BHS that no BTS has closed.
     open_batch: Option<usize>,
     in_batch: u64,
@@ -237,13 +246,17 @@ impl<'a> Splitter<'a> {
             self.batch.declared_batches = first_number(line.text);
         } else if line.text.starts_with(b"#") {
             self.batch.framed |= self.message.is_none();
-            self.end_before_comment = self.end_before_comment.or(Some(line.start));
-        } else if line.text.iter().any(|b| !matches!(b, b' ' | b'\t' | 0x0b | 0x1c)) {
+            self.tail = Some((self.tail.map_or(line.start, |(start, _)| start), true));
+        } else if is_blank(line.text) {
+            if !line.text.is_empty() {
+                self.tail = self.tail.or(Some((line.start, false)));
+            }
+        } else {
             if self.message.is_none() {
                 return Err(self.stray(line));
             }
             // A comment in the middle of a message is kept with it rather than cut out.
-            self.end_before_comment = None;
+            self.tail = None;
         }
         if line.ends_frame {
             self.close(line.text_end);
@@ -260,10 +273,10 @@ impl<'a> Splitter<'a> {
 
     /// The message being read ends before `end`.
     fn close(&mut self, end: usize) {
-        let comment = self.end_before_comment.take();
+        let (end, comment) = self.tail.take().unwrap_or((end, false));
         if let Some(start) = self.message.take() {
-            self.batch.framed |= comment.is_some();
-            self.batch.messages.push(&self.bytes[start..comment.unwrap_or(end).max(start)]);
+            self.batch.framed |= comment;
+            self.batch.messages.push(&self.bytes[start..end.max(start)]);
         }
     }
 
@@ -327,6 +340,11 @@ impl<'a> Splitter<'a> {
         }
         Ok(batch)
     }
+}
+
+fn is_blank(line: &[u8]) -> bool {
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    line.iter().all(|b| matches!(b, b' ' | b'\t' | 0x0b | 0x1c))
 }
 
 /// The first field of BTS or FTS as a number. The separator is whatever follows the name.
@@ -406,6 +424,8 @@ mod tests {
             ("", BatchError::NotHl7),
         ] {
             assert_eq!(split(&file(lines)), Err(error), "{lines}");
+            let expected = if error == BatchError::NotHl7 { Shape::NotHl7 } else { Shape::Refused(error) };
+            assert_eq!(shape(&file(lines)), expected, "{lines}");
         }
     }
 
@@ -414,7 +434,7 @@ mod tests {
         let bytes = file("FHS|^~\\&| BHS|^~\\&| M BTS|1 BHS|^~\\&| M M BTS|3|x FTS|2");
         let batch = split(&bytes).unwrap();
         assert_eq!((batch.declared_messages, batch.declared_batches), (Some(4), Some(2)));
-        assert_eq!(batch.warnings, [Warning::MessageCount { line: 10, declared: 3, found: 2 }]);
+        assert_eq!(batch.warnings, [Warning::MessageCount { line: 11, declared: 3, found: 2 }]);
         assert_eq!(batch.file_header, Some(&b"FHS|^~\\&|"[..]));
         assert_eq!(batch.batch_headers.len(), 2);
         let none = file("BHS|^~\\&| M BTS BHS|^~\\&| M BTS|1");
@@ -457,6 +477,8 @@ mod tests {
         assert_eq!(split(text).unwrap().messages, [&text[..]]);
         assert_eq!(shape(text), Shape::Single);
         assert_eq!(shape(b"\xef\xbb\xbf\r\nMSH|^~\\&|A\r"), Shape::Single);
-        assert_eq!(shape(b"\x0bMSH|^~\\&|A\r\x1c\r"), Shape::Several { messages: 1 });
+        for framed in [&b"\x0bMSH|^~\\&|A\r\x1c\r"[..], b"\x1cMSH|^~\\&|A\r", b"# note\rMSH|^~\\&|A\r"] {
+            assert_eq!(shape(framed), Shape::Several { messages: 1 });
+        }
     }
 }

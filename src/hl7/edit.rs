@@ -3,7 +3,6 @@
 use super::charset::Charset;
 use super::error::EditError;
 use super::escape;
-use super::header::Header;
 use super::index::{Body, Owned, Segment};
 use super::message::{Message, is_fixed};
 use super::path::Path;
@@ -259,10 +258,214 @@ impl Message {
 
     /// Follows MSH-18 where it names a set that is known.
     pub(super) fn redeclare(&mut self) {
-        let declared = self.header().as_ref().and_then(Header::declared_charset);
-        if let Some(charset) = declared {
+        if let Some(charset) = self.declared_charset() {
             let bytes = self.to_bytes();
             self.charset = Charset::choose(&bytes, Some(charset), Some(self.charset));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ADT, parse};
+    use super::super::{Limits, Place};
+    use super::*;
+
+    fn path(text: &str) -> Path {
+        text.parse().unwrap()
+    }
+
+    /// The one line that differs from the sample afterwards.
+    fn changed(message: &Message) -> String {
+        let after = String::from_utf8(message.to_bytes().to_vec()).unwrap();
+        assert_eq!(after.len(), message.len());
+        let different = |(a, b): &(&str, &str)| a != b;
+        let mut lines = ADT.split('\r').zip(after.split('\r')).filter(different).map(|(_, b)| b.to_owned());
+        let first = lines.next().unwrap_or_default();
+        assert_eq!(lines.next(), None, "more than one line changed");
+        first
+    }
+
+    #[test]
+    fn set() {
+        for (at, text, line) in [
+            ("PID-1", "7", "PID|7||100^"),
+            ("PID-5.1", "O|Brien & Söhne", "PID|1||100^^^HOSP&1.2.3&ISO^MR~200^^^NAT^SS||O\\F\\Brien \\T\\ Söhne^Anna"),
+            ("PID-5", "A^B", "PID|1||100^^^HOSP&1.2.3&ISO^MR~200^^^NAT^SS||A\\S\\B||1970"),
+            ("PID-5[2]", "B", "PID|1||100^^^HOSP&1.2.3&ISO^MR~200^^^NAT^SS||Test^Anna^M~B||1970"),
+            ("PID-3[3].2", "x", "PID|1||100^^^HOSP&1.2.3&ISO^MR~200^^^NAT^SS~^x||Test"),
+            ("PID-3[2].4.3", "x", "PID|1||100^^^HOSP&1.2.3&ISO^MR~200^^^NAT&&x^SS||Test"),
+            ("PID-2.3.2", "x", "PID|1|^^&x|100^"),
+            ("NK1-2.1", "x", "NK1||x"),
+            ("ZPI-5", "line\r\nbreak", "ZPI|a^b|\\H\\bold\\N\\|||line\\X0D\\\\X0A\\break"),
+            ("ZPI-1.2", "", "ZPI|a^|\\H"),
+            ("OBX[2]-5.2", "x", "OBX|2|TX|T2||second^x"),
+            ("MSH-5", "X", "MSH|^~\\&|LAB|NORTH|X|SOUTH"),
+            ("MSH-14", "X", "MSH|^~\\&|LAB|NORTH|EHR|SOUTH|20240131120000||ADT^A01^ADT_A01|MSG1|P|2.5.1||X"),
+        ] {
+            let mut message = parse(ADT);
+            message.set(&path(at), text).unwrap();
+            assert!(changed(&message).starts_with(line), "{at}: {}", changed(&message));
+            assert_eq!(message.text(&path(at)).unwrap().unwrap(), text, "{at}");
+            assert!(message.is_edited());
+        }
+    }
+
+    #[test]
+    fn set_raw() {
+        let mut message = parse(ADT);
+        message.set_raw(&path("PID-5"), b"A^B&C~D").unwrap();
+        assert_eq!(message.raw(&path("PID-5[1].2.2")).unwrap(), b"C");
+        message.set_raw(&path("PID-5[2]"), b"E^F").unwrap();
+        message.set_raw(&path("PID-5.2"), b"G&H\\F\\").unwrap();
+        assert_eq!(message.raw(&path("PID-5")).unwrap(), b"A^G&H\\F\\~E^F");
+        for (at, bytes, offset) in [
+            ("PID-5", "a|b", 1),
+            ("PID-5", "ab\r", 2),
+            ("PID-5", "\nMSH|", 0),
+            ("PID-5", "a\u{1c}", 1),
+            ("PID-5[1]", "a~b", 1),
+            ("PID-5.1", "a~b", 1),
+            ("PID-5.1", "a^b", 1),
+            ("PID-5.1.1", "a&b", 1),
+        ] {
+            let before = message.to_bytes();
+            let error = message.set_raw(&path(at), bytes.as_bytes()).unwrap_err();
+            assert_eq!(error, EditError::BreaksOut { path: path(at), offset });
+            assert_eq!(message.to_bytes(), before);
+        }
+    }
+
+    #[test]
+    fn append() {
+        let mut message = parse(ADT);
+        message.append(&path("PID-3"), "3~0").unwrap();
+        message.append(&path("PID-2"), "first").unwrap();
+        message.append(&path("PID-2"), "second").unwrap();
+        message.append_raw(&path("PID-20"), b"a^b").unwrap();
+        message.append(&path("ZZZ-2"), "x").unwrap();
+        assert_eq!(message.raw(&path("PID-3")).unwrap(), b"100^^^HOSP&1.2.3&ISO^MR~200^^^NAT^SS~3\\R\\0");
+        assert_eq!(message.raw(&path("PID-2")).unwrap(), b"first~second");
+        assert_eq!(message.raw(&path("PID-20")).unwrap(), b"a^b");
+        assert!(message.to_bytes().ends_with(b"\rZZZ||x\r"));
+        for at in ["PID-3[2]", "PID-3.1"] {
+            assert_eq!(message.append(&path(at), "x"), Err(EditError::TooDeep { path: path(at) }));
+        }
+        assert!(matches!(message.append_raw(&path("PID-3"), b"a~b"), Err(EditError::BreaksOut { offset: 1, .. })));
+    }
+
+    #[test]
+    fn delete() {
+        for (at, count, line) in [
+            ("PID-1", 1, "PID|||100^"),
+            ("PID-3", 1, "PID|1||||Test"),
+            ("PID-3[1]", 1, "PID|1||200^^^NAT^SS||"),
+            ("PID-3[2]", 1, "PID|1||100^^^HOSP&1.2.3&ISO^MR||"),
+            ("PID-3.4", 1, "PID|1||100^^^^MR~200"),
+            ("PID-3.4.2", 1, "PID|1||100^^^HOSP&&ISO^MR~200"),
+            ("OBX[2]-5", 1, "OBX|2|TX|T2||"),
+            ("PID-2", 0, ""),
+            ("PID-99", 0, ""),
+            ("PID-3[7]", 0, ""),
+            ("AL1-3", 0, ""),
+            ("AL1", 0, ""),
+            ("OBX[3]", 0, ""),
+        ] {
+            let mut message = parse(ADT);
+            assert_eq!(message.delete(&path(at)), Ok(count), "{at}");
+            assert!(changed(&message).starts_with(line), "{at}: {}", changed(&message));
+            assert_eq!(message.is_edited(), count > 0);
+        }
+        let mut message = parse(ADT);
+        assert_eq!(message.delete(&path("OBX[1]")), Ok(1));
+        assert_eq!(message.raw(&path("OBX-1")).unwrap(), b"2");
+        assert_eq!(message.delete(&path("OBX")), Ok(1));
+        assert_eq!(message.delete(&path("NK1")), Ok(1));
+        assert_eq!(message.to_bytes(), ADT.replace("NK1\r", "").split("OBX|").next().unwrap());
+        assert_eq!(message.len(), message.to_bytes().len());
+    }
+
+    #[test]
+    fn refused() {
+        let cramped = "MSH|^|A\rPID|1\r";
+        for (text, at, value, error) in [
+            (ADT, "MSH-1", "x", "MSH-1: cannot be changed"),
+            (ADT, "MSH-2", "x", "MSH-2: cannot be changed"),
+            (ADT, "MSH-2.1", "x", "MSH-2.1: cannot be changed"),
+            (ADT, "PID", "x", "PID: names a whole segment, a field is needed"),
+            (ADT, "OBX[4]-1", "x", "OBX[4]-1: there are 2 OBX segments"),
+            (ADT, "OBX[3]-1", "x", "OBX[3]-1: there are 2 OBX segments"),
+            (ADT, "ZZZ[2]-1", "x", "ZZZ[2]-1: there are 0 ZZZ segments"),
+            (ADT, "MSH[2]-3", "x", "MSH[2]-3: there are 1 MSH segments"),
+            (ADT, "BHS-3", "x", "BHS-3: cannot be changed"),
+            (ADT, "PID-4294967295", "x", "message would have too many fields in one segment: more than 10000"),
+            (ADT, "PID-3[4294967295]", "x", "message would have too many repetitions: more than 100000"),
+            (ADT, "PID-3.4294967295", "x", "message would have too many components: more than 10000"),
+            (ADT, "ZZZ-3.1.4294967295", "x", "message would have too many components: more than 10000"),
+            (cramped, "PID-1[2]", "x", "PID-1[2]: MSH-2 declares no separator for this"),
+            (cramped, "PID-1.1.2", "x", "PID-1.1.2: MSH-2 declares no separator for this"),
+            (cramped, "PID-1", "a|b", "PID-1: the text holds separators and MSH-2 declares no escape character"),
+        ] {
+            let mut message = parse(text);
+            assert_eq!(message.set(&path(at), value).unwrap_err().to_string(), error);
+            assert_eq!(message.to_bytes(), text);
+            assert!(!message.is_edited());
+        }
+        let mut message = parse(ADT);
+        for at in ["MSH", "MSH[1]", "MSH-1", "MSH-2"] {
+            assert_eq!(message.delete(&path(at)), Err(EditError::Fixed { path: path(at) }));
+        }
+        let limits = Limits { max_bytes: ADT.len() + 1, ..Limits::default() };
+        let mut tight = Message::parse(ADT, &limits).unwrap();
+        assert!(tight.set(&path("PID-2"), "x").is_ok());
+        assert_eq!(tight.set(&path("PID-2"), "xy"), Err(EditError::Limit { what: "bytes", limit: limits.max_bytes }));
+    }
+
+    #[test]
+    fn character_sets() {
+        let text = format!("MSH|^~\\&{}8859/1\rPID|1\r", "|".repeat(16));
+        let mut message = parse(&text);
+        message.set(&path("PID-5"), "José|").unwrap();
+        assert!(message.to_bytes().ends_with(b"PID|1||||Jos\xe9\\F\\\r"));
+        let error = message.set(&path("PID-5"), "a|b 5 €").unwrap_err();
+        assert_eq!(error.to_string(), "PID-5: character 7 does not exist in ISO-8859-1");
+        message.set(&path("PID-5"), "").unwrap();
+        message.set(&path("MSH-18"), "UNICODE UTF-8").unwrap();
+        message.set(&path("PID-5"), "5 €").unwrap();
+        assert!(message.to_bytes().ends_with("PID|1||||5 €\r".as_bytes()));
+        assert_eq!(message.charset(), Charset::UTF_8);
+    }
+
+    #[test]
+    fn the_first_segment_of_a_name_is_created() {
+        for (text, after) in [
+            ("MSH|^~\\&|A\r", "MSH|^~\\&|A\rZZZ||^x\r"),
+            ("MSH|^~\\&|A", "MSH|^~\\&|A\rZZZ||^x"),
+            ("MSH|^~\\&|A\nPID\n\n", "MSH|^~\\&|A\nPID\n\nZZZ||^x\n"),
+            ("MSH|^~\\&|A\r\nPID", "MSH|^~\\&|A\r\nPID\r\nZZZ||^x"),
+        ] {
+            let mut message = parse(text);
+            message.set(&path("ZZZ[1]-2.2"), "x").unwrap();
+            assert_eq!(message.to_bytes(), after);
+            assert_eq!(message.len(), after.len());
+        }
+    }
+
+    #[test]
+    fn eight_thousand_edits_are_not_quadratic() {
+        let lines: String = (1..=8000).map(|n| format!("OBX|{n}|TX\r")).collect();
+        let mut message = parse(&format!("MSH|^~\\&|A\r{lines}"));
+        let start = std::time::Instant::now();
+        for n in 1..=8000 {
+            let obx = path("OBX").with_occurrence(n);
+            message.set(&path("OBX-5").with_occurrence(n), "x").unwrap();
+            if n % 8 == 0 {
+                message.insert_segment(Place::After(obx), b"NTE|1").unwrap();
+            }
+        }
+        assert_eq!(message.raw(&path("OBX[8000]-5")).unwrap(), b"x");
+        assert_eq!(message.count("NTE"), 1000);
+        // Quadratic work would be 64 million steps more in each of several places; this is generous by far.
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
     }
 }

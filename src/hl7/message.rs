@@ -75,8 +75,7 @@ impl Message {
             edited: false,
             last_found: AtomicU64::new(0),
         };
-        let declared = message.header().as_ref().and_then(Header::declared_charset);
-        message.charset = Charset::choose(&message.original, declared, fallback);
+        message.charset = Charset::choose(&message.original, message.declared_charset(), fallback);
         Ok(message)
     }
 
@@ -90,6 +89,12 @@ impl Message {
     /// [`Charset::detect`].
     pub fn charset(&self) -> Charset {
         self.charset
+    }
+
+    /// What MSH-18 declares, where that is known.
+    pub(super) fn declared_charset(&self) -> Option<Charset> {
+        let field = self.segments().next()?.field(18)?;
+        header::declared_charset(field, &self.separators)
     }
 
     /// Reads and writes values in this set from now on, whatever MSH-18 says: a channel's override for a sender that
@@ -274,5 +279,220 @@ impl fmt::Debug for Message {
             .field("segments", &self.index.segments.len())
             .field("edited", &self.edited)
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{ADT, parse};
+    use super::*;
+
+    #[test]
+    fn values() {
+        let message = parse(ADT);
+        // raw, text
+        for (path, raw, text) in [
+            ("MSH-1", Some("|"), Some("|")),
+            ("MSH-2", Some("^~\\&"), Some("^~\\&")),
+            ("MSH-2.1", Some("^~\\&"), Some("^~\\&")),
+            ("MSH-2.2", None, None),
+            ("MSH-3", Some("LAB"), Some("LAB")),
+            ("MSH-9", Some("ADT^A01^ADT_A01"), Some("ADT^A01^ADT_A01")),
+            ("MSH-9.2", Some("A01"), Some("A01")),
+            ("MSH-12", Some("2.5.1"), Some("2.5.1")),
+            ("MSH-13", None, None),
+            ("PID-2", Some(""), Some("")),
+            ("PID-3[1].4.2", Some("1.2.3"), Some("1.2.3")),
+            ("PID-3.4", Some("HOSP&1.2.3&ISO"), Some("HOSP&1.2.3&ISO")),
+            ("PID-3[2]", Some("200^^^NAT^SS"), Some("200^^^NAT^SS")),
+            ("PID-3[2].1", Some("200"), Some("200")),
+            ("PID-3[3].1", None, None),
+            ("PID-5.1", Some("Test"), Some("Test")),
+            ("PID-5[2].1", Some("Probe"), Some("Probe")),
+            ("PID-5.1.1", Some("Test"), Some("Test")),
+            ("PID-5.1.2", None, None),
+            ("PID-11", Some("1 \\T\\ 2 Road^^Town"), Some("1 \\T\\ 2 Road^^Town")),
+            ("PID-11.1", Some("1 \\T\\ 2 Road"), Some("1 & 2 Road")),
+            ("PID-99", None, None),
+            ("NK1", Some("NK1"), Some("NK1")),
+            ("NK1-1", None, None),
+            ("ODD-1", None, None),
+            ("ZPI-2", Some("\\H\\bold\\N\\"), Some("\\H\\bold\\N\\")),
+            ("OBX-5", Some("first"), Some("first")),
+            ("OBX-7", Some("\"\""), Some("\"\"")),
+            ("OBX[2]-5", Some("second"), Some("second")),
+            ("OBX[2]", Some("OBX|2|TX|T2||second"), Some("OBX|2|TX|T2||second")),
+            ("OBX[3]-5", None, None),
+            ("AL1", None, None),
+        ] {
+            let path: Path = path.parse().unwrap();
+            assert_eq!(message.raw(&path), raw.map(str::as_bytes), "{path}");
+            assert_eq!(message.text(&path).unwrap().as_deref(), text, "{path}");
+        }
+    }
+
+    #[test]
+    fn segments_and_counts() {
+        let message = parse(ADT);
+        let names: Vec<&[u8]> = message.segments().map(|segment| segment.name()).collect();
+        assert_eq!(names, [&b"MSH"[..], b"EVN", b"PID", b"NK1", b" ODD", b"ZPI", b"OBX", b"OBX"]);
+        let counts: Vec<usize> = message.segments().map(|segment| segment.field_count()).collect();
+        assert_eq!(counts, [12, 2, 13, 0, 1, 2, 7, 5]);
+        for (name, count) in [("OBX", 2), ("MSH", 1), ("AL1", 0), (" ODD", 1), ("ODD", 0), ("", 0)] {
+            assert_eq!(message.count(name), count, "{name}");
+        }
+        for (path, count) in
+            [("PID-3", 2), ("PID-3[9].7", 2), ("PID-1", 1), ("PID-2", 0), ("PID-99", 0), ("MSH-2", 1), ("PID", 0)]
+        {
+            assert_eq!(message.repetitions(&path.parse().unwrap()), count, "{path}");
+        }
+        assert_eq!(message.segments().next().unwrap().field(0), None);
+        assert!(!message.is_empty() && message.len() == ADT.len() && !message.is_edited());
+    }
+
+    #[test]
+    fn bytes_come_back_as_they_came() {
+        for text in [
+            ADT,
+            "MSH|^~\\&|A",
+            "MSH|^~\\&|A\r",
+            "MSH|^~\\&|A\nPID|1\n",
+            "MSH|^~\\&|A\r\nPID|1\r\n\r\n\r\n",
+            "MSH|^~\\&|A\r\r\rPID|1\n\rEVN\r\n \r\t\rZ\r|||\r",
+            "\u{feff}MSH|^~\\&|A\rPID",
+            "\r\n \tMSH|^~\\&|A\r",
+            "MSH$%~\\&$A\rPID$1$2%3\r",
+            "MSH|^~\\&#|A\r",
+            "MSH|^~&|A^B&C\r",
+            "MSH|^|A\r",
+            "MSH|^~\\&|\u{e9}\0\r",
+        ] {
+            let raw = Bytes::copy_from_slice(text.as_bytes());
+            let message = Message::parse(raw.clone(), &Limits::default()).unwrap();
+            let back = message.to_bytes();
+            assert_eq!(back.as_ptr(), raw.as_ptr(), "{text}");
+            assert_eq!(back, raw);
+            let start = text.find('M').unwrap();
+            let verbatim: Vec<u8> =
+                message.index.segments.iter().flat_map(|segment| message.verbatim(segment).to_vec()).collect();
+            assert_eq!(verbatim, &text.as_bytes()[start..], "{text}");
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for (text, error) in [
+            ("", "message is empty"),
+            (" \r\n", "message is empty"),
+            ("M", "message does not start with MSH"),
+            ("MS", "message does not start with MSH"),
+            ("MSH", "MSH-1: no field separator"),
+            ("MSH\r", "MSH-1: no field separator"),
+            ("MSH|", "MSH-2: empty"),
+            ("MSH|\r", "MSH-2: empty"),
+            ("MSH||A", "MSH-2: empty"),
+            ("MSH|APP|", "MSH-2: character 1 is not punctuation"),
+            ("MSH|^&&^|", "MSH-2: character 3 is declared twice"),
+            ("MSH|^~\\&#$|", "MSH-2: 6 characters, at most 5 are defined"),
+            ("MSHABCDEFGHIJ", "MSH-1: no field separator"),
+            ("PID|1", "message does not start with MSH"),
+            ("\u{b}MSH|^~\\&|", "message does not start with MSH"),
+            ("FHS|^~\\&|\rMSH|^~\\&|", "message is a batch"),
+            ("BHS|^~\\&|", "message is a batch"),
+            ("MSH|^~\\&|A\rPID|1\rMSH|^~\\&|B", "several messages in one: a second MSH stands at byte 17"),
+            ("MSH|^~\\&|A\rPID|1\r\nMSH$%~\\&$B", "several messages in one: a second MSH stands at byte 18"),
+            ("\0M\0S\0H", "message is UTF-16 or UTF-32; HL7 v2 is read as bytes with ASCII separators"),
+        ] {
+            let error_of = Message::parse(text.to_owned(), &Limits::default()).unwrap_err();
+            assert_eq!(error_of.to_string(), error, "{text:?}");
+        }
+        assert_eq!(Message::parse(&b"\xff\xfeM\0S\0H\0"[..], &Limits::default()).unwrap_err(), ParseError::Utf16);
+        assert!(Message::parse("MSH|^~\\&|A\rMSH\rMSHX|\r", &Limits::default()).is_ok());
+    }
+
+    #[test]
+    fn limits() {
+        let limits = Limits {
+            max_bytes: 64,
+            max_segments: 3,
+            max_fields_per_segment: 6,
+            max_fields: 8,
+            max_repetitions: 4,
+            ..Limits::default()
+        };
+        for (text, exceeded) in [
+            ("MSH|^~\\&|A\rA\rB\r".to_owned(), None),
+            ("MSH|^~\\&|A\rA\rB\rC".to_owned(), Some("segments")),
+            ("MSH|^~\\&|A\r\r\r\r\r\rB\r".to_owned(), None),
+            (format!("MSH|^~\\&|\rA{}", "|".repeat(6)), None),
+            (format!("MSH|^~\\&|\rA{}", "|".repeat(7)), Some("fields")),
+            (format!("MSH|^~\\&{}", "|".repeat(6)), Some("fields in one segment")),
+            (format!("MSH|^~\\&|\rA|{}", "~".repeat(3)), None),
+            (format!("MSH|^~\\&|\rA|{}", "~".repeat(4)), Some("repetitions")),
+            (format!("MSH|^~\\&|\rA|{}", "~|".repeat(4)), None),
+            (format!("MSH|^~\\&|{}", "x".repeat(55)), None),
+            (format!("MSH|^~\\&|{}", "x".repeat(56)), Some("bytes")),
+        ] {
+            let got = Message::parse(text.clone(), &limits);
+            let what = got.err().map(|error| if let ParseError::Limit { what, .. } = error { what } else { "?" });
+            assert_eq!(what, exceeded, "{text}");
+        }
+        for flood in ["|", "~", "PID|\r", "\r", "A\r", "\r\n"] {
+            let text = format!("MSH|^~\\&|{}", flood.repeat(300_000));
+            let _ = Message::parse(text, &Limits::default()).map(|message| message.segments().count());
+        }
+    }
+
+    #[test]
+    fn character_sets() {
+        let limits = Limits::default();
+        let message = |set: &str, name: &[u8], fallback: Option<&str>| {
+            let head = format!("MSH|^~\\&{}{set}\rPID|||||", "|".repeat(16));
+            let fallback = fallback.and_then(Charset::named);
+            Message::parse_with([head.as_bytes(), name, b"^\\XE9\\\r"].concat(), &limits, fallback).unwrap()
+        };
+        let path: Path = "PID-5.1".parse().unwrap();
+        for (set, name, fallback, text) in [
+            ("8859/1", &b"Jos\xe9"[..], None, Ok("Jos\u{e9}")),
+            ("UNICODE UTF-8", b"Jos\xc3\xa9", None, Ok("Jos\u{e9}")),
+            ("UNICODE UTF-8", b"Jos\xe9", None, Err("PID-5.1: byte 3 is not valid UTF-8")),
+            ("", b"Jos\xc3\xa9", Some("8859/1"), Ok("Jos\u{e9}")),
+            ("", b"Jos\xe9", Some("8859/1"), Ok("Jos\u{e9}")),
+            ("", b"Jos\xe9", None, Err("PID-5.1: byte 3 is not valid ASCII")),
+            ("ISO IR87", b"\x1b$B", None, Err("character set: JIS X 0208 is passed through, but cannot be read")),
+        ] {
+            let message = message(set, name, fallback);
+            let got = message.text(&path).map_err(|error| error.to_string());
+            assert_eq!(got, text.map(|text| Some(Cow::Borrowed(text))).map_err(str::to_owned), "{set}");
+        }
+        let second: Path = "PID-5.2".parse().unwrap();
+        assert_eq!(message("8859/1", b"", None).text(&second).unwrap().unwrap(), "\u{e9}");
+        assert_eq!(message("UNICODE UTF-8", b"", None).text(&second).unwrap().unwrap(), "\\XE9\\");
+        let mut mislabelled = message("UNICODE UTF-8", b"Jos\xe9", None);
+        mislabelled.assume_charset(Charset::named("8859/1").unwrap());
+        assert_eq!(mislabelled.text(&path).unwrap().unwrap(), "Jos\u{e9}");
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let shown = format!("{:?}", parse(ADT));
+        assert_eq!(shown, "Message { control_id: \"MSG1\", bytes: 271, segments: 8, edited: false }");
+        assert!(!format!("{:?}", parse(ADT).segments().collect::<Vec<_>>()).contains("Test"));
+    }
+
+    #[test]
+    fn many_occurrences_in_any_order() {
+        let lines: String = (1..=500).map(|n| format!("OBX|{n}\rNTE|{n}\r")).collect();
+        let message = parse(&format!("MSH|^~\\&|A\r{lines}"));
+        let numbers = (1..=500).chain((1..=500).rev()).chain([7, 400, 3, 500, 501, 1]);
+        for n in numbers {
+            for name in ["OBX", "NTE"] {
+                let path = format!("{name}[{n}]-1").parse().unwrap();
+                let expected = (n <= 500).then(|| n.to_string());
+                assert_eq!(message.raw(&path), expected.as_deref().map(str::as_bytes), "{path}");
+            }
+        }
+        let copy = message.clone();
+        assert_eq!(copy.to_bytes(), message.to_bytes());
     }
 }

@@ -33,6 +33,8 @@ mod transcode;
 mod walk;
 
 #[cfg(test)]
+mod peers;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod samples;

@@ -259,8 +259,6 @@ fn corrected(text: &str) -> Option<Path> {
         match c {
             '(' | '[' => in_brackets = true,
             ')' | ']' => in_brackets = false,
-            ' ' => {}
-            _ if in_brackets && in_field => repetition.push(c),
             _ if in_brackets => repetition.push(c),
             '.' | '-' | '_' => {
                 if !in_field && !repetition.is_empty() {
@@ -341,13 +339,13 @@ mod tests {
             ("PID-05", 4, ""),
             ("PID-5.1xyz", 7, ""),
             ("PID-5.1.2.3", 9, ""),
-            ("PID-5.1.2 3", 9, "write `PID-5.1.23`"),
+            ("PID-5.1.2 3", 9, ""),
             ("PID-", 4, ""),
             ("PID-5.", 6, ""),
             ("PID-5[", 6, "write `PID-5`"),
             ("PID-5[]", 6, "write `PID-5`"),
             ("PID-5[1", 7, "write `PID-5[1]`"),
-            ("PID[", 4, ""),
+            ("PID[", 4, "write `PID`"),
             ("PI-5", 2, ""),
             ("1ID-5", 0, ""),
             ("random", 0, ""),

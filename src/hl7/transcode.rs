@@ -60,3 +60,38 @@ impl Message {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::parse;
+    use super::*;
+
+    #[test]
+    fn converted() {
+        let text = "\u{feff}MSH|^~\\&|É\r\nPID|1||||José\r\nNTE|plain\r\n";
+        let mut message = parse(text);
+        let latin = Charset::named("8859/1").unwrap();
+        message.transcode(latin).unwrap();
+        let head = format!("MSH|^~\\&|\u{c9}{}8859/1\r\nPID|1||||Jos\u{e9}\r\nNTE|plain\r\n", "|".repeat(15));
+        assert_eq!(message.to_bytes(), latin.encode(&head).unwrap().into_owned());
+        assert_eq!(message.len(), message.to_bytes().len());
+        assert_eq!(message.charset(), latin);
+        assert_eq!(message.text(&"PID-5".parse().unwrap()).unwrap().unwrap(), "José");
+        message.transcode(Charset::UTF_8).unwrap();
+        assert_eq!(message.to_bytes(), head.replace("8859/1", "UNICODE UTF-8"));
+    }
+
+    #[test]
+    fn refused_as_a_whole() {
+        let mut message = parse("MSH|^~\\&|A\rPID|1||||é\rNTE|€\r");
+        let error = message.transcode(Charset::named("8859/1").unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "segment 3: character 5 does not exist in ISO-8859-1");
+        assert!(!message.is_edited());
+        let mut undeclared = Message::parse(&b"MSH|^~\\&|A\rPID|\xe9\r"[..], &crate::hl7::Limits::default()).unwrap();
+        let error = undeclared.transcode(Charset::UTF_8).unwrap_err();
+        assert_eq!(error.to_string(), "segment 2: byte 4 is not valid ASCII");
+        let mut same = parse("MSH|^~\\&|A|||||||||||||||UNICODE UTF-8\r");
+        same.transcode(Charset::UTF_8).unwrap();
+        assert!(!same.is_edited());
+    }
+}

@@ -21,6 +21,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Changes to be made together: a value, or none to remove the key.
 pub(super) type Writes = HashMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A key, or what comes after its prefix, and its value.
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
+
 /// An open index.
 pub(super) struct Index {
     db: RwLock<Option<sled::Db>>,
@@ -53,6 +56,7 @@ impl Index {
 
     /// Makes all changes, or none if the process is killed meanwhile.
     pub(super) fn apply(&self, writes: Writes) -> Result<(), JournalError> {
+        let (db, looks) = (self.db()?, writes.len() / 2);
         let mut batch = sled::Batch::default();
         for (key, value) in writes {
             match value {
@@ -60,16 +64,17 @@ impl Index {
                 None => batch.remove(key),
             }
         }
-        self.db()?.apply_batch(batch).map_err(refused)
+        db.apply_batch(batch).map_err(refused)?;
+        // Sled gives back the memory of replaced pages a little at each call, and a batch is one call however large: without
+        // these looks at nothing 300,000 messages took 7 GB, with them 0.3 GB.
+        for _ in 0..looks {
+            db.get([]).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// The keys that begin with a prefix, from `prefix + from` on, at most `limit`: what comes after the prefix, and the value.
-    pub(super) fn scan(
-        &self,
-        prefix: &[u8],
-        from: &[u8],
-        limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, JournalError> {
+    pub(super) fn scan(&self, prefix: &[u8], from: &[u8], limit: usize) -> Result<Vec<Entry>, JournalError> {
         let mut found = Vec::new();
         for entry in self.db()?.range([prefix, from].concat()..).take(limit) {
             let (key, value) = entry.map_err(refused)?;

@@ -8,7 +8,7 @@
 //! | `e` id, segment, offset | nothing: an attempt or a command stands there |
 //! | `u` channel, sequence | id: waits for the transformer |
 //! | `l` channel, destination, sequence | id, number of the delivery: waits in the lane |
-//! | `o` channel, destination, id, number | nothing: waits in the lane, by age |
+//! | `o` channel, destination, id, number | nothing: waits in the lane, but not in order of arrival: it was sent to its end |
 //! | `r` kind, value, id | nothing |
 //! | `s` channel, state, id | nothing |
 //! | `n` channel, state | how many messages |
@@ -73,7 +73,7 @@ pub(super) fn lane(lane: &Lane) -> Vec<u8> {
     Key::new(b'l').lane(lane).0
 }
 
-pub(super) fn ages(lane: &Lane) -> Vec<u8> {
+pub(super) fn retried(lane: &Lane) -> Vec<u8> {
     Key::new(b'o').lane(lane).0
 }
 

@@ -48,6 +48,9 @@ pub(super) struct DeliveryRow {
     pub(super) state: DeliveryState,
     #[serde(rename = "q")]
     pub(super) sequence: u64,
+    /// Somebody sent it to the end of its lane.
+    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) retried: bool,
     #[serde(rename = "n", default)]
     pub(super) tries: u32,
     #[serde(rename = "c", default)]
@@ -216,6 +219,7 @@ impl<'i> Draft<'i> {
             row.finished_at = Some(event.command.at).filter(|_| !event.becomes.is_waiting());
             if event.command.verb == Verb::Retry {
                 row.counted = 0;
+                row.retried = true;
             }
         })
     }
@@ -273,13 +277,17 @@ impl<'i> Draft<'i> {
         let numbered = keys::to_numbered(id, number);
         if let Some(old) = self.delivery(id, number)?.filter(|old| old.state.is_waiting()) {
             self.remove(keys::with(&keys::lane(&lane), &old.sequence.to_be_bytes()));
-            self.remove(keys::with(&keys::ages(&lane), &numbered));
+            if old.retried {
+                self.remove(keys::with(&keys::retried(&lane), &numbered));
+            }
             self.add(keys::waiting(&lane), -1)?;
         }
         self.put(keys::delivery(id, number), render(row));
         if row.state.is_waiting() {
             self.put(keys::with(&keys::lane(&lane), &row.sequence.to_be_bytes()), numbered);
-            self.put(keys::with(&keys::ages(&lane), &numbered), []);
+            if row.retried {
+                self.put(keys::with(&keys::retried(&lane), &numbered), []);
+            }
             self.add(keys::waiting(&lane), 1)?;
         }
         Ok(())
@@ -317,6 +325,7 @@ fn planned_row(planned: &Planned, sequence: u64, at: Timestamp) -> DeliveryRow {
         destination: planned.destination.clone(),
         state: if goes { DeliveryState::Queued } else { DeliveryState::Filtered },
         sequence,
+        retried: false,
         tries: 0,
         counted: 0,
         error: None,

@@ -21,6 +21,8 @@ mod search;
 mod segments;
 mod state;
 mod story;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fmt;

@@ -23,7 +23,7 @@ use super::segments::{self, disk};
 /// Changes whenever the keys or rows of the index do: an index of another layout is made again.
 const INDEX_LAYOUT: u32 = 1;
 /// So many events are replayed before their changes are made together.
-const REPLAY_EVENTS: usize = 4096;
+const REPLAY_EVENTS: usize = 256;
 /// Damage beyond this is counted, not listed.
 const MAX_DAMAGE: usize = 1000;
 
@@ -191,24 +191,45 @@ struct Replay<'i> {
 }
 
 impl Replay<'_> {
-    /// Replays one segment and says where its sound part ends.
+    /// Replays one segment and says where its sound part ends. In the last one, nothing sound after something that is not
+    /// means that it was half written.
     fn segment(&mut self, folder: &Path, start: Place, is_last: bool) -> Result<u64, JournalError> {
         let path = segments::path(folder, start.segment);
         let file = File::open(&path).map_err(disk("opening", &path))?;
         let mut scan = Scan::new(&file, start).map_err(disk("reading", &path))?;
         let mut sound = start.offset;
+        let mut doubtful = Vec::new();
         while let Some(found) = scan.next().map_err(disk("reading", &path))? {
-            match found {
-                Found::Record { record, intact } => {
-                    sound = record.end();
-                    self.record(&record, intact)?;
+            if let Found::Record { record, intact: true } = &found {
+                for found in doubtful.drain(..) {
+                    self.found(start.segment, found)?;
                 }
-                Found::Gap { from, to } => self.lost(start.segment, from, to),
-                Found::Tail { from, to } if is_last => cut(&path, from, to)?,
-                Found::Tail { from, to } => self.lost(start.segment, from, to),
+                sound = record.end();
+                self.found(start.segment, found)?;
+            } else {
+                doubtful.push(found);
             }
         }
+        if is_last && !doubtful.is_empty() {
+            cut(&path, sound)?;
+            return Ok(sound);
+        }
+        for found in doubtful {
+            self.found(start.segment, found)?;
+        }
         Ok(sound)
+    }
+
+    fn found(&mut self, segment: u64, found: Found) -> Result<(), JournalError> {
+        match found {
+            Found::Record { record, intact } => self.record(&record, intact),
+            Found::Gap { from, to } => {
+                let bytes = to - from;
+                self.damage
+                    .tell(format!("segment {segment} at byte {from}: {bytes} bytes are damaged and were skipped"));
+                Ok(())
+            }
+        }
     }
 
     fn record(&mut self, record: &Record, intact: bool) -> Result<(), JournalError> {
@@ -226,15 +247,11 @@ impl Replay<'_> {
         self.events += 1;
         if self.events.is_multiple_of(REPLAY_EVENTS) { self.draft.commit() } else { Ok(()) }
     }
-
-    fn lost(&mut self, segment: u64, from: u64, to: u64) {
-        self.damage.tell(format!("segment {segment} at byte {from}: {} bytes are damaged and were skipped", to - from));
-    }
 }
 
 /// Takes away what was half written when the process or the machine stopped: it was never acknowledged.
-fn cut(path: &Path, from: u64, to: u64) -> Result<(), JournalError> {
-    tracing::warn!(segment = %path.display(), at = from, bytes = to - from, "cut what was half written");
+fn cut(path: &Path, end: u64) -> Result<(), JournalError> {
+    tracing::warn!(segment = %path.display(), at = end, "cut what was half written");
     let file = OpenOptions::new().write(true).open(path).map_err(disk("opening", path))?;
-    file.set_len(from).and_then(|()| file.sync_all()).map_err(disk("cutting", path))
+    file.set_len(end).and_then(|()| file.sync_all()).map_err(disk("cutting", path))
 }

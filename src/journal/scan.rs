@@ -12,10 +12,8 @@ const WINDOW_BYTES: usize = 64 << 10;
 pub(super) enum Found {
     /// A record with sound metadata, and whether its bodies are sound too.
     Record { record: Record, intact: bool },
-    /// Bytes that are no record, followed by a record.
+    /// Bytes that are no record.
     Gap { from: u64, to: u64 },
-    /// Bytes that are no record, up to the end of the segment.
-    Tail { from: u64, to: u64 },
 }
 
 /// A walk through one segment.
@@ -43,12 +41,9 @@ impl<'f> Scan<'f> {
             let intact = record.is_intact(self.file)?;
             return Ok(Some(Found::Record { record, intact }));
         }
-        let next = self.resync(from + 1)?;
-        self.at = next.unwrap_or(self.end);
-        Ok(Some(match next {
-            Some(to) => Found::Gap { from, to },
-            None => Found::Tail { from, to: self.end },
-        }))
+        let to = self.resync(from + 1)?.unwrap_or(self.end);
+        self.at = to;
+        Ok(Some(Found::Gap { from, to }))
     }
 
     /// A record that lies within the segment.

@@ -84,11 +84,16 @@ impl Shared {
 
     pub(super) fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
         let waiting = self.index.get(&keys::waiting(lane))?.as_deref().and_then(keys::number).unwrap_or(0);
-        let oldest = match self.index.scan(&keys::ages(lane), &[], 1)?.first().and_then(|(key, _)| keys::numbered(key))
-        {
-            Some((id, _)) => self.message(id)?.map(|message| message.received_at),
-            None => None,
-        };
+        // The head is the oldest, but for those that were sent to the end.
+        let head = self.index.scan(&keys::lane(lane), &[], 1)?;
+        let retried = self.index.scan(&keys::retried(lane), &[], 1)?;
+        let head = head.first().and_then(|(_, value)| keys::numbered(value));
+        let retried = retried.first().and_then(|(key, _)| keys::numbered(key));
+        let mut oldest = None;
+        for (id, _) in [head, retried].into_iter().flatten() {
+            let received = self.message(id)?.map(|message| message.received_at);
+            oldest = [oldest, received].into_iter().flatten().min();
+        }
         Ok(Depth { waiting, oldest })
     }
 

@@ -84,7 +84,7 @@ pub(super) struct Writer {
 
 /// What work becomes.
 enum Step {
-    Append { event: Event, meta: Vec<u8>, bodies: Vec<Bytes>, answer: Option<Receipt> },
+    Append { event: Box<Event>, meta: Vec<u8>, bodies: Vec<Bytes>, answer: Option<Receipt> },
     Answer(Option<Receipt>),
 }
 
@@ -294,7 +294,7 @@ impl Writer {
     fn step(&self, event: Event, bodies: Vec<Bytes>, answer: Option<Receipt>) -> Result<Step, JournalError> {
         let meta = event.to_meta();
         if record::fits(&meta, &bodies) {
-            return Ok(Step::Append { event, meta, bodies, answer });
+            return Ok(Step::Append { event: Box::new(event), meta, bodies, answer });
         }
         let error = "a record holds 16 MiB of metadata, 65,535 bodies and 4 GiB in each, this is more".to_owned();
         Err(JournalError::Disk { action: "writing", path: self.segments.display().to_string(), error })

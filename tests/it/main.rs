@@ -1,14 +1,20 @@
 //! The integration tests: one binary, because linking is what costs. They drive the real `labwire` and real peers.
-#![allow(clippy::unwrap_used, clippy::disallowed_macros)]
+#![allow(clippy::unwrap_used, clippy::disallowed_macros, unreachable_pub)]
 
 mod support;
 
 mod check;
 mod cli;
 mod conformance;
+mod corpus;
 mod crash;
 mod events;
+mod hosted;
+mod journal;
+mod mllp;
+mod mllp_destination;
 mod readme;
 mod reload;
+mod sftp;
 mod steps;
 mod tidy;

@@ -60,10 +60,13 @@ fn the_two_commands_are_targets_of_the_makefile() {
 
 #[test]
 fn the_demo_ends_well() {
+    let start = std::time::Instant::now();
     let output = crate::support::rig::labwire().args(["demo", "--once"]).current_dir("/").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("5 of 5 messages arrived as expected"), "{text}");
+    // Connections that are held to partners must not hold up the end: an SFTP session once took its whole timeout, 30 s.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     for words in [
         "received",
         "transformed",

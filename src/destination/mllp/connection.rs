@@ -48,6 +48,14 @@ impl Fault {
     }
 }
 
+/// The acknowledgement of the message that was sent.
+pub(super) struct Acknowledgement {
+    pub(super) code: AckCode,
+    /// The code of table 0357 that came with it.
+    pub(super) error: Option<u16>,
+    pub(super) content: Bytes,
+}
+
 pub(super) struct Connection {
     stream: TcpStream,
     decoder: Decoder,
@@ -88,28 +96,28 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return false,
             }
-            while let Some(event) = self.decoder.next_event() {
-                if !matches!(event, Event::Frame(content) if self.is_late(&AckReply::parse(&content).ok())) {
-                    return false;
-                }
+        }
+        self.is_settled()
+    }
+
+    /// Whether nothing is left over in what was read: an exchange is done with.
+    pub(super) fn is_settled(&mut self) -> bool {
+        while let Some(event) = self.decoder.next_event() {
+            if !matches!(event, Event::Frame(content) if self.is_late(&AckReply::parse(&content).ok())) {
+                return false;
             }
         }
-        self.is_clean() || self.committed.is_some()
+        !self.decoder.in_frame() || self.committed.is_some()
     }
 
     /// Whether a reply is the application acknowledgement of a message that the peer committed before.
     fn is_late(&mut self, reply: &Option<AckReply>) -> bool {
-        let late = reply.as_ref().is_some_and(|reply| self.committed.as_ref() == Some(&reply.control_id));
+        let late = reply.as_ref().is_some_and(|reply| self.committed.as_ref().is_some_and(|id| reply.answers(id)));
         if late {
             debug!("passed over: the application acknowledgement of a message that was committed before");
             self.committed = None;
         }
         late
-    }
-
-    /// Whether nothing is left over from the last exchange.
-    pub(super) fn is_clean(&self) -> bool {
-        self.decoder.held_bytes() == 0 && !self.decoder.in_frame()
     }
 
     /// Sends a frame in one write and waits for the acknowledgement that names `control_id`.
@@ -118,7 +126,7 @@ impl Connection {
         frame: &[u8],
         control_id: &[u8],
         longest: Duration,
-    ) -> Result<(AckCode, Bytes), Fault> {
+    ) -> Result<Acknowledgement, Fault> {
         match timeout(longest, self.stream.write_all(frame)).await {
             Ok(Ok(())) => self.reply(control_id, Instant::now() + longest).await,
             Err(_) => Err(Fault::WriteTimeout),
@@ -131,18 +139,18 @@ impl Connection {
     }
 
     /// The acknowledgement that names `control_id`.
-    async fn reply(&mut self, control_id: &[u8], deadline: Instant) -> Result<(AckCode, Bytes), Fault> {
+    async fn reply(&mut self, control_id: &[u8], deadline: Instant) -> Result<Acknowledgement, Fault> {
         loop {
             let content = self.frame(deadline).await?;
             let reply = AckReply::parse(&content).ok();
             let what = match &reply {
-                Some(AckReply { code: ReplyCode::Known(code), control_id: answered, .. }) if answered == control_id => {
-                    self.committed = (*code == AckCode::CA).then(|| control_id.to_vec());
-                    return Ok((*code, content));
-                }
-                Some(reply) if reply.control_id == control_id => {
-                    "its acknowledgement has a code that HL7 does not know (MSA-1)"
-                }
+                Some(reply) if reply.answers(control_id) => match reply.code {
+                    ReplyCode::Known(code) => {
+                        self.committed = (code == AckCode::CA).then(|| control_id.to_vec());
+                        return Ok(Acknowledgement { code, error: reply.error, content });
+                    }
+                    ReplyCode::Unknown(_) => "its acknowledgement has an unknown code in MSA-1",
+                },
                 _ if self.is_late(&reply) => continue,
                 None => "what it answered is no acknowledgement",
                 Some(reply) if reply.control_id.is_empty() => {

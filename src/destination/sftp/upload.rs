@@ -43,8 +43,9 @@ pub(super) struct Uploader {
 }
 
 struct Kept {
-    sftp: ssh2::Sftp,
+    /// Before `sftp`, so that it is dropped first: with its socket shut, libssh2 does not wait for the peer to close the channel.
     connected: Connected,
+    sftp: ssh2::Sftp,
     used: Instant,
 }
 

@@ -45,7 +45,6 @@ pub(super) struct Connection {
     intake: Intake,
     stop: CancellationToken,
     decoder: Decoder,
-    limits: Limits,
     /// When the frame that is coming in began.
     frame_began: Option<Instant>,
     /// Whether the junk of the present gap was logged.
@@ -76,7 +75,6 @@ impl Connection {
         intake: Intake,
         stop: CancellationToken,
     ) -> Self {
-        let limits = Limits { max_bytes: options.max_frame_bytes, ..Limits::default() };
         let decoder = Decoder::new(options.max_frame_bytes);
         Connection {
             stream,
@@ -85,7 +83,6 @@ impl Connection {
             intake,
             stop,
             decoder,
-            limits,
             frame_began: None,
             junk_logged: false,
             refused: false,
@@ -222,7 +219,7 @@ impl Connection {
     async fn take(&mut self, raw: Bytes) -> ControlFlow<End> {
         let received_at = Timestamp::now();
         let id = self.intake.next_id();
-        let judged = judge_with(&raw, &self.limits, self.options.charset);
+        let judged = judge_with(&raw, &Limits::default(), self.options.charset);
         if self.stop.is_cancelled() {
             debug!(channel = self.intake.channel(), peer = self.peer, "a message was refused: stopping");
             // What else was read already gets the same answer.

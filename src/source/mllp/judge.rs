@@ -17,7 +17,6 @@ use jiff::Timestamp;
 
 use crate::hl7::{self, AckCode, Mode};
 use crate::message::MessageId;
-use crate::mllp;
 
 /// HL7 table 0357: what an error is about.
 mod error_code {
@@ -118,11 +117,7 @@ impl Judged {
     ) -> Option<Vec<u8>> {
         let code = self.code(outcome)?;
         let timestamp = at.strftime("%Y%m%d%H%M%S%z").to_string();
-        let mut bytes =
-            hl7::Ack { code, control_id: &id.short(), timestamp: &timestamp, text, error }.build(self.header.as_ref());
-        // What is echoed from the message may hold an end byte; it would break the acknowledgement's frame.
-        bytes.retain(|byte| ![mllp::START, mllp::END].contains(byte));
-        Some(bytes)
+        Some(hl7::Ack { code, control_id: &id.short(), timestamp: &timestamp, text, error }.build(self.header.as_ref()))
     }
 
     fn code(&self, outcome: Outcome) -> Option<AckCode> {
@@ -140,6 +135,146 @@ impl Judged {
             Mode::Enhanced { accept: when, .. } if when.wants(taken) => Some(accept),
             Mode::Enhanced { application: when, .. } if when.wants(taken) => Some(application),
             Mode::Enhanced { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::mllp;
+
+    const ID: &str = "01KF0K8Y20TEST000000000001";
+    const TIME: &str = "2026-01-15T10:30:00Z";
+
+    fn look(content: &[u8]) -> Judged {
+        judge(&Bytes::copy_from_slice(content), &hl7::Limits::default())
+    }
+
+    fn text(answer: Option<Vec<u8>>) -> String {
+        answer.map_or("nothing".to_owned(), |bytes| String::from_utf8(bytes).expect("ASCII here"))
+    }
+
+    fn taken(judged: &Judged) -> String {
+        text(judged.acknowledgement(ID.parse().expect("an id"), TIME.parse().expect("a time")))
+    }
+
+    fn refused(judged: &Judged) -> String {
+        text(judged.refusal(ID.parse().expect("an id"), TIME.parse().expect("a time")))
+    }
+
+    fn code(answer: &str) -> &str {
+        answer.split("\rMSA|").nth(1).map_or(answer, |msa| &msa[..2])
+    }
+
+    /// Columns: MSH-15, MSH-16, then what is answered when the message is on disk, cannot be processed, could not be stored.
+    #[test]
+    fn who_gets_which_answer() {
+        const TABLE: &[(&str, &str, &str, &str, &str)] = &[
+            ("", "", "AA", "AR", "AE"),
+            ("", "AL", "AA", "AR", "AE"),
+            ("", "NE", "nothing", "nothing", "nothing"),
+            ("", "ER", "nothing", "AR", "AE"),
+            ("", "SU", "AA", "nothing", "nothing"),
+            ("AL", "", "CA", "CR", "CR"),
+            ("AL", "AL", "CA", "CR", "CR"),
+            ("AL", "NE", "CA", "CR", "CR"),
+            ("AL", "ER", "CA", "CR", "CR"),
+            ("AL", "SU", "CA", "CR", "CR"),
+            ("NE", "", "nothing", "nothing", "nothing"),
+            ("NE", "AL", "AA", "AR", "AE"),
+            ("NE", "NE", "nothing", "nothing", "nothing"),
+            ("NE", "ER", "nothing", "AR", "AE"),
+            ("NE", "SU", "AA", "nothing", "nothing"),
+            ("ER", "", "nothing", "CR", "CR"),
+            ("ER", "AL", "AA", "CR", "CR"),
+            ("ER", "NE", "nothing", "CR", "CR"),
+            ("ER", "ER", "nothing", "CR", "CR"),
+            ("ER", "SU", "AA", "CR", "CR"),
+            ("SU", "", "CA", "nothing", "nothing"),
+            ("SU", "AL", "CA", "AR", "AE"),
+            ("SU", "NE", "CA", "nothing", "nothing"),
+            ("SU", "ER", "CA", "AR", "AE"),
+            ("SU", "SU", "CA", "nothing", "nothing"),
+            ("ZZ", "", "CA", "CR", "CR"),
+        ];
+        for (accept, application, on_disk, rejected, not_stored) in TABLE {
+            let header = format!("MSH|^~\\&|A|B|C|D|2026||ORU^R01|9|P|2.5|||{accept}|{application}\r");
+            let (good, bad) = (look(header.as_bytes()), look(header.repeat(2).as_bytes()));
+            assert!(good.rejection().is_none() && good.message().is_some());
+            assert!(bad.rejection().is_some() && bad.message().is_none());
+            assert_eq!(code(&taken(&good)), *on_disk, "{accept}/{application}, on disk");
+            assert_eq!(code(&taken(&bad)), *rejected, "{accept}/{application}, cannot be processed");
+            assert_eq!(code(&refused(&good)), *not_stored, "{accept}/{application}, not stored");
+            assert_eq!(code(&refused(&bad)), *not_stored, "{accept}/{application}, neither");
+        }
+    }
+
+    #[test]
+    fn answers_to_the_byte() {
+        let header = "MSH|^~\\&|SND|SF|RCV|RF|2026||ADT^A01|p1|P|2.5\r";
+        let good = look(header.as_bytes());
+        let msh =
+            "MSH|^~\\&|RCV|RF|SND|SF|20260115103000+0000||ACK^A01|Y20TEST000000000001|P|2.5\r".replace("Y20", "8Y20");
+        assert_eq!(taken(&good), format!("{msh}MSA|AA|p1\r"));
+        let error = "ERR|||207^Application internal error^HL70357|E||||message was not stored, send it again\r";
+        assert_eq!(refused(&good), format!("{msh}MSA|AE|p1|message was not stored, send it again\r{error}"));
+        let unknown = "MSH|^~\\&|||||20260115103000+0000||ACK|8Y20TEST000000000001|P|2.5\r";
+        let reason = "message does not start with MSH";
+        let error = format!("ERR|||100^Segment sequence error^HL70357|E||||{reason}\r");
+        assert_eq!(taken(&look(b"HELLO")), format!("{unknown}MSA|AR||{reason}\r{error}"));
+        let large = Judged::too_large(header.as_bytes(), 1024);
+        let reason = "message is larger than 1024 bytes";
+        let error = format!("ERR|||207^Application internal error^HL70357|E||||{reason}\r");
+        assert_eq!(taken(&large), format!("{msh}MSA|AR|p1|{reason}\r{error}"));
+        assert!(large.has_header() && !Judged::too_large(b"HELLO", 1024).has_header());
+    }
+
+    #[test]
+    fn what_is_rejected_and_why() {
+        let limits = hl7::Limits { max_segments: 3, ..hl7::Limits::default() };
+        let two = "MSH|^~\\&|||||||ADT|1|P|2.5\r".repeat(2);
+        for (content, reason, error) in [
+            (&b"HELLO"[..], "does not start with MSH", "|||100^"),
+            (b"\r\n", "empty", "|||100^"),
+            (b"BHS|^~\\&\rMSH|^~\\&\rBTS|1\r", "batch", "|||100^"),
+            (two.as_bytes(), "second MSH", "|||100^"),
+            (b"M\0S\0H\0|\0", "UTF-16", "|||102^"),
+            (b"MSH|^~\\&\rA|1\rB|1\rC|1\r", "too many segments", "|||207^"),
+        ] {
+            let judged = judge(&Bytes::copy_from_slice(content), &limits);
+            let found = judged.rejection().expect("rejected");
+            assert!(found.contains(reason), "{found}");
+            let answer = taken(&judged);
+            assert_eq!(code(&answer), "AR");
+            assert!(answer.contains(error), "{answer}");
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_is_never_answered() {
+        for kind in ["ACK", "ACK^A01", "ACK^A01^ACK", "MCF"] {
+            let judged = look(format!("MSH|^~\\&|||||||{kind}|1|P|2.5|||AL|AL\rMSA|AA|7\r").as_bytes());
+            assert!(judged.rejection().is_none(), "{kind}");
+            assert_eq!((taken(&judged), refused(&judged)), ("nothing".to_owned(), "nothing".to_owned()), "{kind}");
+        }
+        // A response of an application has an MSA too, and is a message like any other.
+        let response = look(b"MSH|^~\\&|||||||RSP^K11|1|P|2.5\rMSA|AA|7\r");
+        assert_eq!(code(&taken(&response)), "AA");
+    }
+
+    proptest! {
+        #[test]
+        fn every_answer_can_be_framed(bytes in proptest::collection::vec(any::<u8>(), 0..80), head in 0..3usize) {
+            let head = [&b""[..], b"MSH|^~\\&|", b"MSH"][head];
+            let judged = look(&[head, &bytes].concat());
+            let (id, at) = (ID.parse().expect("an id"), TIME.parse().expect("a time"));
+            for answer in [judged.acknowledgement(id, at), judged.refusal(id, at)].into_iter().flatten() {
+                prop_assert!(mllp::encode(&answer).is_ok());
+                prop_assert!(hl7::AckReply::parse(&answer).is_ok());
+            }
         }
     }
 }

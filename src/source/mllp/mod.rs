@@ -18,7 +18,9 @@ use toml::Spanned;
 
 use self::listener::Listener;
 use super::{Source, SourceConfig, SourceKind};
-use crate::config::{BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, parsed, report};
+use crate::config::{
+    BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, more_than, parsed, report, time_limit,
+};
 use crate::hl7::Charset;
 
 pub use judge::judge;
@@ -57,11 +59,11 @@ struct Mllp {
     idle_timeout: Option<Duration>,
     /// Closes a connection when within a frame nothing comes for so long; what came of the frame is given up (10s if not
     /// given).
-    #[serde(default = "default_byte_timeout", deserialize_with = "some_time")]
+    #[serde(default = "default_byte_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     byte_timeout: Duration,
     /// Closes a connection when a frame takes longer than this from its first byte to its last (30s if not given).
-    #[serde(default = "default_frame_timeout", deserialize_with = "some_time")]
+    #[serde(default = "default_frame_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     frame_timeout: Duration,
     /// The character set of messages that name none in MSH-18 and are not UTF-8, as in "windows-1252" or "8859/1". Without it,
@@ -96,25 +98,6 @@ enum AckWhen {
     /// As soon as the message is on disk. (`transformed` and `delivered` come in a later version.)
     #[default]
     Received,
-}
-
-/// Reads a value that must be larger than nothing; reports it otherwise.
-fn more_than<'de, D: Deserializer<'de>, T: Deserialize<'de> + PartialEq + Copy>(
-    deserializer: D,
-    nothing: T,
-    message: &str,
-    help: &str,
-) -> Result<T, D::Error> {
-    let value = Spanned::<T>::deserialize(deserializer)?;
-    if *value.get_ref() == nothing {
-        report(value.span(), message, "", Some(help.to_owned()));
-    }
-    Ok(*value.get_ref())
-}
-
-fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let help = "a duration longer than nothing, as in \"30s\"";
-    more_than(deserializer, Duration::from_millis(0), "no peer is that fast", help)
 }
 
 fn some_idle_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

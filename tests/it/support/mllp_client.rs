@@ -27,14 +27,50 @@ impl MllpClient {
         self.read()
     }
 
-    /// The next frame's content.
-    pub fn read(&mut self) -> io::Result<String> {
+    /// The stream, for what this client does not do.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Closes our side only.
+    pub fn finish(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// Resets the connection.
+    pub fn reset(self) {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
+    /// Waits for the peer's close; true when not one byte came before it.
+    pub fn is_closed(&mut self) -> bool {
+        self.pending.is_empty() && matches!(self.stream.read(&mut [0; 1]), Ok(0))
+    }
+
+    /// Whether the peer has closed by now.
+    pub fn has_ended(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let peeked = self.stream.peek(&mut [0; 1]);
+        self.stream.set_nonblocking(false).unwrap();
+        !peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether nothing comes for so long.
+    pub fn is_silent(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let read = self.stream.read(&mut [0; 1]);
+        self.stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.pending.is_empty() && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The next frame's content, as bytes.
+    pub fn read_bytes(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\x1c\r") {
                 let rest = self.pending.split_off(end + 2);
                 let frame = std::mem::replace(&mut self.pending, rest);
                 assert_eq!(frame[0], 0x0b, "a frame begins with VT");
-                return Ok(String::from_utf8_lossy(&frame[1..end]).into_owned());
+                return Ok(frame[1..end].to_vec());
             }
             let mut buffer = [0; 4096];
             match self.stream.read(&mut buffer)? {
@@ -42,6 +78,11 @@ impl MllpClient {
                 count => self.pending.extend_from_slice(&buffer[..count]),
             }
         }
+    }
+
+    /// The next frame's content.
+    pub fn read(&mut self) -> io::Result<String> {
+        self.read_bytes().map(|content| String::from_utf8_lossy(&content).into_owned())
     }
 }
 

@@ -1,9 +1,18 @@
 //! What the tests share.
 
+pub mod cutter;
 pub mod eventually;
+pub mod interactive;
+pub mod listener;
 pub mod mllp_client;
 pub mod mllp_server;
+pub mod options;
+pub mod partner;
+pub mod peer;
+pub mod python;
 pub mod rig;
+pub mod sshd;
+pub mod test_journal;
 
 use std::path::{Path, PathBuf};
 

@@ -154,12 +154,6 @@ impl Rig {
         eventually_within(Duration::from_secs(11), "the engine ends on SIGTERM", || engine.process.try_wait().unwrap())
     }
 
-    /// Waits for the engine to end by itself.
-    pub fn wait_for_end(&mut self) -> ExitStatus {
-        let engine = self.engine.as_mut().expect("the engine was started");
-        eventually("the engine ends", || engine.process.try_wait().unwrap())
-    }
-
     /// Runs a command of the binary against this engine; gives exit code and standard output.
     pub fn cli(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = labwire();

@@ -1,0 +1,232 @@
+//! What the journal does when the disk refuses, and when its process is killed.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use super::segments::Medium;
+use super::*;
+use crate::message::MessageIds;
+
+/// A disk that can be told to refuse.
+#[derive(Default)]
+struct Faulty {
+    refuse_writes: AtomicBool,
+    refuse_syncs: AtomicBool,
+    syncs: AtomicUsize,
+}
+
+impl Medium for Faulty {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.refuse_writes.load(SeqCst) {
+            file.write_all_at(&bytes[..bytes.len() / 2], offset)?;
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        file.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        self.syncs.fetch_add(1, SeqCst);
+        if self.refuse_syncs.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        file.sync_data()
+    }
+}
+
+fn arrival(ids: &MessageIds, bytes: usize) -> Arrival {
+    Arrival {
+        recipients: vec![Recipient { id: ids.next(), channel: "a".to_owned() }],
+        received_at: Timestamp::now(),
+        origin: Origin::default(),
+        format: Format::Hl7,
+        refs: Refs::default(),
+        body: Bytes::from(vec![b'x'; bytes]),
+        acknowledgement: None,
+        rejected: None,
+        idempotency_key: None,
+    }
+}
+
+async fn refusing(tell: fn(&Faulty) -> &AtomicBool, action: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let faulty = Arc::new(Faulty::default());
+    let ids = MessageIds::default();
+    let disk = Arc::new(Disk::open_on(folder.path(), faulty.clone(), 1 << 20).expect("it opens"));
+    let kept = disk.receive(arrival(&ids, 100)).await.expect("a receipt").recipients()[0].id;
+    tell(&faulty).store(true, SeqCst);
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let (disk, arrival) = (disk.clone(), arrival(&ids, 100));
+            tokio::spawn(async move { disk.receive(arrival).await })
+        })
+        .collect();
+    for task in tasks {
+        let refused = task.await.expect("a task").expect_err("nothing is on disk");
+        assert!(matches!(refused, JournalError::Disk { .. } | JournalError::Closed { .. }), "{refused}");
+    }
+    let failed = tokio::time::timeout(Duration::from_secs(5), disk.failed()).await.expect("it failed");
+    assert!(failed.to_string().contains(action), "{failed}");
+    let syncs = faulty.syncs.load(SeqCst);
+    tell(&faulty).store(false, SeqCst);
+    assert!(matches!(disk.receive(arrival(&ids, 1)).await, Err(JournalError::Closed { .. })));
+    assert!(matches!(disk.close().await, Err(JournalError::Closed { .. })));
+    assert_eq!(faulty.syncs.load(SeqCst), syncs, "a sync that failed is never tried again");
+    assert!(disk.story(kept).expect("reading goes on").is_some());
+    drop(disk);
+    let disk = Disk::open(folder.path()).expect("it opens again");
+    assert!(disk.story(kept).expect("a story").is_some());
+    assert!(disk.damage().is_empty(), "{:?}", disk.damage());
+    let _ = disk.receive(arrival(&ids, 100)).await.expect("a receipt");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_sync_is_final() {
+    refusing(|faulty| &faulty.refuse_syncs, "syncing of").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_write_is_final() {
+    refusing(|faulty| &faulty.refuse_writes, "writing of").await;
+}
+
+#[tokio::test]
+async fn failed_does_not_complete_without_a_failure() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = Disk::open(folder.path()).expect("it opens");
+    disk.close().await.expect("it closes");
+    assert!(tokio::time::timeout(Duration::from_millis(50), disk.failed()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_may_wait_waits_outside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ids = MessageIds::default();
+    let disk = Arc::new(Disk::open(folder.path()).expect("it opens"));
+    // The largest goes alone: it takes all the room there is.
+    let sizes = [70 << 20, 20 << 20, 1, 20 << 20, 300_000, 30 << 20];
+    let tasks: Vec<_> = sizes
+        .into_iter()
+        .map(|bytes| {
+            let (disk, arrival) = (disk.clone(), arrival(&ids, bytes));
+            tokio::spawn(async move {
+                let receipt = disk.receive(arrival).await.expect("a receipt");
+                disk.story(receipt.recipients()[0].id).expect("a story").expect("a message").body.len()
+            })
+        })
+        .collect();
+    for (task, bytes) in tasks.into_iter().zip(sizes) {
+        assert_eq!(task.await.expect("a task"), bytes);
+    }
+    disk.close().await.expect("it closes");
+    drop(disk);
+    std::fs::remove_dir_all(folder.path().join("index")).expect("removed");
+    let disk = Disk::open(folder.path()).expect("it opens");
+    assert!(disk.damage().is_empty());
+    assert_eq!(disk.untransformed("a", 0, 100).expect("a list").len(), sizes.len());
+}
+
+/// Runs in a process of its own, started by `kill_9_loses_nothing`: works until it is killed and says what is on disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child() {
+    let Some(folder) = std::env::var_os("JOURNAL_FOLDER") else { return };
+    let disk =
+        Arc::new(Disk::open_on(Path::new(&folder), Arc::new(super::segments::RealDisk), 1 << 20).expect("it opens"));
+    let ids = Arc::new(MessageIds::default());
+    let tasks = (0..16).map(|task| {
+        let (disk, ids) = (disk.clone(), ids.clone());
+        tokio::spawn(async move {
+            for n in 0.. {
+                let id = disk.receive(arrival(&ids, 700)).await.expect("a receipt").recipients()[0].id;
+                let mut said = format!("{id} received\n");
+                if n % 2 == task % 2 {
+                    let out =
+                        |name: &str| NewDelivery { destination: name.to_owned(), outgoing: Some(Outgoing::default()) };
+                    let deliveries = vec![out("x"), out("y")];
+                    disk.transformed(id, Timestamp::now(), Transformed::Queued, deliveries).await.expect("kept");
+                    let attempt = Attempt {
+                        started_at: Timestamp::now(),
+                        duration_ms: 1,
+                        state: [DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Retrying][n % 3],
+                        next_at: None,
+                        error: None,
+                        counted: true,
+                        response: None,
+                    };
+                    let delivery = DeliveryId { message: id, destination: "x".to_owned() };
+                    disk.attempted(delivery, attempt).await.expect("kept");
+                    said = format!("{id} {}\n", ["queued", "dead", "queued"][n % 3]);
+                }
+                use std::io::Write;
+                std::io::stdout().lock().write_all(said.as_bytes()).expect("the parent reads");
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.expect("a task");
+    }
+}
+
+#[test]
+fn kill_9_loses_nothing() {
+    let rounds = std::env::var("JOURNAL_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4_u64);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut acknowledged = std::collections::BTreeMap::new();
+    for round in 0..rounds {
+        let program = std::env::current_exe().expect("this program");
+        let mut child = Process::new(program)
+            .args(["--exact", "--nocapture", "journal::tests::child"])
+            .env("JOURNAL_FOLDER", folder.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a child");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let reading = std::thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>());
+        std::thread::park_timeout(Duration::from_millis(150 + fastrand::u64(..1600)));
+        child.kill().expect("it is killed");
+        child.wait().expect("it is gone");
+        for line in reading.join().expect("the reader") {
+            let Some((id, state)) = line.rsplit_once(' ') else { continue };
+            let (Ok(id), Ok(state)) = (id.parse::<MessageId>(), state.parse::<MessageState>()) else { continue };
+            acknowledged.insert(id, state);
+        }
+        let disk = Disk::open(folder.path()).expect("it opens");
+        assert_eq!(disk.damage(), Vec::<String>::new(), "round {round}");
+        for (id, state) in &acknowledged {
+            let found = disk.story(*id).expect("a story").expect("acknowledged, so there").summary.state;
+            // The child may have got further than it could say.
+            assert!(found == *state || *state == MessageState::Received, "round {round}: {id} {found} {state}");
+        }
+        recount(&disk);
+    }
+    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+}
+
+/// Counters and lists say the same.
+fn recount(disk: &Disk) {
+    let mut total = 0;
+    for (state, count) in disk.counts("a").expect("counts") {
+        let query = Query { channel: Some("a".to_owned()), state: Some(state), limit: usize::MAX, ..Query::default() };
+        let page = disk.search(&query).expect("a page");
+        assert!(page.messages.iter().all(|found| found.state == state));
+        assert_eq!(page.messages.len() as u64, count, "{state}");
+        total += page.messages.len();
+    }
+    let all = disk.search(&Query { limit: usize::MAX, ..Query::default() }).expect("a page").messages;
+    assert_eq!(all.len(), total);
+    for name in ["x", "y"] {
+        let lane = Lane { channel: "a".to_owned(), destination: name.to_owned() };
+        let waiting = all
+            .iter()
+            .flat_map(|found| &found.deliveries)
+            .filter(|delivery| delivery.destination == name && delivery.state.is_waiting());
+        let waiting = waiting.count();
+        assert_eq!(disk.depth(&lane).expect("a depth").waiting, waiting as u64);
+        assert_eq!(disk.queue(&lane, usize::MAX >> 1).expect("a queue").len(), waiting);
+    }
+}

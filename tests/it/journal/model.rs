@@ -1,0 +1,344 @@
+//! Random lives of messages, with every kind of restart between, against a model that keeps them in memory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use labwire::journal::{
+    Arrival, DeliveryState, Depth, Disk, Journal, JournalError, MessageState, Query, Transformed, Verb,
+};
+use proptest::prelude::*;
+
+use super::support::{arrival, at, attempt, body, command, copy, delivery, goes, id, lane, open_small, stays};
+
+const CHANNELS: [&str; 2] = ["a", "b/with space"];
+const DESTINATIONS: [&str; 3] = ["x", "y", "z"];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Receive { channel: usize, rejected: bool },
+    Transform { pick: usize, outcome: Outcome },
+    Attempt { pick: usize, destination: usize, state: DeliveryState },
+    Command { pick: usize, destination: usize, verb: Verb },
+    Restart(Restart),
+}
+
+#[derive(Debug, Clone)]
+enum Outcome {
+    Filtered,
+    Errored,
+    /// Goes, stays, or is not among the destinations.
+    Queued([Option<bool>; 3]),
+}
+
+#[derive(Debug, Clone)]
+enum Restart {
+    Clean,
+    Crash,
+    /// A crash with half a record at the end.
+    TornTail(usize),
+    IndexDeleted,
+    OtherBoot,
+    /// Bytes of sled's file overwritten, from a place in it on, by this.
+    IndexGarbled {
+        place: usize,
+        bytes: usize,
+        by: u8,
+    },
+    IndexCut(usize),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    use DeliveryState::{Dead, Retrying, Sent};
+    let outcome = prop_oneof![
+        1 => Just(Outcome::Filtered),
+        1 => Just(Outcome::Errored),
+        8 => prop::array::uniform3(prop::option::weighted(0.8, prop::bool::weighted(0.8))).prop_map(Outcome::Queued),
+    ];
+    let verb = prop_oneof![Just(Verb::Retry), Just(Verb::Cancel)];
+    let state = prop_oneof![Just(Dead), Just(Retrying), Just(Sent)];
+    let restart = prop_oneof![
+        Just(Restart::Clean),
+        Just(Restart::Crash),
+        (1..200_usize).prop_map(Restart::TornTail),
+        Just(Restart::IndexDeleted),
+        Just(Restart::OtherBoot),
+        (any::<usize>(), 1..5000_usize, any::<u8>()).prop_map(|(place, bytes, by)| Restart::IndexGarbled {
+            place,
+            bytes,
+            by
+        }),
+        any::<usize>().prop_map(Restart::IndexCut),
+    ];
+    prop_oneof![
+        6 => (0..2_usize, prop::bool::weighted(0.1)).prop_map(|(channel, rejected)| Op::Receive { channel, rejected }),
+        6 => (any::<usize>(), outcome).prop_map(|(pick, outcome)| Op::Transform { pick, outcome }),
+        8 => (any::<usize>(), 0..3_usize, state)
+            .prop_map(|(pick, destination, state)| Op::Attempt { pick, destination, state }),
+        4 => (any::<usize>(), 0..3_usize, verb)
+            .prop_map(|(pick, destination, verb)| Op::Command { pick, destination, verb }),
+        2 => restart.prop_map(Op::Restart),
+    ]
+}
+
+#[derive(Default)]
+struct Model {
+    messages: BTreeMap<u64, Message>,
+    sequence: u64,
+}
+
+struct Message {
+    channel: &'static str,
+    state: MessageState,
+    deliveries: Vec<(&'static str, Delivery)>,
+}
+
+#[derive(Clone, Copy)]
+struct Delivery {
+    state: DeliveryState,
+    sequence: u64,
+    retried: bool,
+    tries: u32,
+    counted: u32,
+}
+
+impl Message {
+    fn derive(&mut self) {
+        let has =
+            |wanted: fn(DeliveryState) -> bool| self.deliveries.iter().any(|(_, delivery)| wanted(delivery.state));
+        self.state = if has(|state| state == DeliveryState::Dead) {
+            MessageState::Dead
+        } else if has(DeliveryState::is_waiting) {
+            MessageState::Queued
+        } else if has(|state| state != DeliveryState::Filtered) {
+            MessageState::Sent
+        } else {
+            MessageState::Filtered
+        };
+    }
+
+    fn delivery(&mut self, destination: &str) -> Option<&mut Delivery> {
+        self.deliveries.iter_mut().find(|(name, _)| *name == destination).map(|(_, delivery)| delivery)
+    }
+}
+
+impl Model {
+    fn pick(&self, pick: usize) -> Option<u64> {
+        let count = self.messages.len();
+        (count > 0).then(|| *self.messages.keys().nth(pick % count).expect("it is smaller"))
+    }
+
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    async fn run(&mut self, disk: &Disk, op: Op) {
+        match op {
+            Op::Receive { channel, rejected } => {
+                let n = self.messages.len() as u64;
+                let channel = CHANNELS[channel];
+                let rejected = rejected.then(|| "no MSH".to_owned());
+                let state = if rejected.is_some() { MessageState::Rejected } else { MessageState::Received };
+                let _ = disk.receive(Arrival { rejected, ..arrival(n, channel) }).await.expect("a receipt");
+                self.messages.insert(n, Message { channel, state, deliveries: vec![] });
+            }
+            Op::Transform { pick, outcome } => {
+                let Some(n) = self.pick(pick) else { return };
+                self.transform(disk, n, outcome).await;
+            }
+            Op::Attempt { pick, destination, state } => {
+                let Some(n) = self.pick(pick) else { return };
+                let destination = DESTINATIONS[destination];
+                let done = disk.attempted(delivery(n, destination), attempt(n, state)).await;
+                let message = self.messages.get_mut(&n).expect("it was picked");
+                let Some(delivery) = message.delivery(destination) else {
+                    assert!(matches!(done, Err(JournalError::Unknown { .. })), "{done:?}");
+                    return;
+                };
+                done.expect("kept");
+                delivery.tries += 1;
+                delivery.counted += 1;
+                if delivery.state.is_waiting() || state == DeliveryState::Sent {
+                    delivery.state = state;
+                }
+                message.derive();
+            }
+            Op::Command { pick, destination, verb } => {
+                let Some(n) = self.pick(pick) else { return };
+                self.command(disk, n, DESTINATIONS[destination], verb).await;
+            }
+            Op::Restart(_) => unreachable!("restarts are not the model's business"),
+        }
+    }
+
+    async fn transform(&mut self, disk: &Disk, n: u64, outcome: Outcome) {
+        let place = || "step 1 (a.toml:3)".to_owned();
+        let (result, mask, state) = match outcome {
+            Outcome::Filtered => (Transformed::Filtered { place: place() }, [None; 3], MessageState::Filtered),
+            Outcome::Errored => {
+                let result = Transformed::Errored { place: place(), error: "no".to_owned() };
+                (result, [None; 3], MessageState::Errored)
+            }
+            Outcome::Queued(mask) => (Transformed::Queued, mask, MessageState::Sent),
+        };
+        let planned: Vec<_> =
+            DESTINATIONS.into_iter().zip(mask).filter_map(|(name, goes)| Some((name, goes?))).collect();
+        let new = planned.iter().map(|(name, out)| if *out { goes(n, name) } else { stays(name) }).collect();
+        disk.transformed(id(n), at(n + 5), result, new).await.expect("kept");
+        if self.messages[&n].state != MessageState::Received {
+            return; // Had an outcome before.
+        }
+        let mut deliveries = Vec::new();
+        for (name, goes) in planned {
+            let state = if goes { DeliveryState::Queued } else { DeliveryState::Filtered };
+            deliveries.push((name, Delivery { state, sequence: self.next(), retried: false, tries: 0, counted: 0 }));
+        }
+        let message = self.messages.get_mut(&n).expect("it was picked");
+        message.deliveries = deliveries;
+        message.state = state;
+        if state == MessageState::Sent {
+            message.derive();
+        }
+    }
+
+    async fn command(&mut self, disk: &Disk, n: u64, destination: &str, verb: Verb) {
+        use DeliveryState::{Cancelled, Dead, Queued, Retrying};
+        let done = disk.command(delivery(n, destination), command(verb, n)).await;
+        let sequence = self.next();
+        let message = self.messages.get_mut(&n).expect("it was picked");
+        let Some(delivery) = message.delivery(destination) else {
+            assert!(matches!(done, Err(JournalError::Unknown { .. })), "{done:?}");
+            return;
+        };
+        match (verb, delivery.state) {
+            (Verb::Retry, Dead | Retrying | Cancelled) => {
+                (delivery.state, delivery.sequence, delivery.counted) = (Queued, sequence, 0);
+                delivery.retried = true;
+            }
+            (Verb::Cancel, Queued | Retrying | Dead) => delivery.state = Cancelled,
+            (_, state) => {
+                assert!(matches!(done, Err(JournalError::State { state: found, .. }) if found == state), "{done:?}");
+                return;
+            }
+        }
+        done.expect("kept");
+        message.derive();
+    }
+
+    fn check(&self, disk: &Disk) {
+        for (n, message) in &self.messages {
+            let story = disk.story(id(*n)).expect("a story").expect("a message");
+            assert_eq!(story.body, body(*n));
+            assert_eq!(story.summary.state, message.state, "message {n}");
+            assert_eq!(story.summary.deliveries.len(), message.deliveries.len());
+            for (i, (name, delivery)) in message.deliveries.iter().enumerate() {
+                let found = &story.summary.deliveries[i];
+                assert_eq!((found.destination.as_str(), found.state), (*name, delivery.state), "message {n}");
+                assert_eq!(found.attempts, delivery.tries);
+                assert_eq!(story.deliveries[i].attempts.len(), delivery.tries as usize);
+            }
+        }
+        for channel in CHANNELS {
+            self.check_channel(disk, channel);
+        }
+    }
+
+    fn check_channel(&self, disk: &Disk, channel: &str) {
+        let mine = || self.messages.iter().filter(|(_, message)| message.channel == channel);
+        let received: Vec<_> =
+            mine().filter(|(_, message)| message.state == MessageState::Received).map(|(n, _)| id(*n)).collect();
+        let untransformed = disk.untransformed(channel, 0, 1000).expect("a list");
+        assert_eq!(untransformed.iter().map(|found| found.id).collect::<Vec<_>>(), received);
+        for (state, count) in disk.counts(channel).expect("counts") {
+            let ids: Vec<_> = mine().filter(|(_, message)| message.state == state).map(|(n, _)| id(*n)).rev().collect();
+            assert_eq!(count, ids.len() as u64, "{channel} {state}");
+            let query =
+                Query { channel: Some(channel.to_owned()), state: Some(state), limit: 1000, ..Query::default() };
+            let page = disk.search(&query).expect("a page");
+            assert_eq!(page.messages.iter().map(|found| found.id).collect::<Vec<_>>(), ids);
+        }
+        for destination in DESTINATIONS {
+            let mut queue: Vec<_> = mine()
+                .flat_map(|(n, message)| message.deliveries.iter().map(move |(name, delivery)| (n, name, delivery)))
+                .filter(|(_, name, delivery)| **name == destination && delivery.state.is_waiting())
+                .map(|(n, _, delivery)| (delivery.sequence, *n, delivery.counted, delivery.retried))
+                .collect();
+            queue.sort_unstable();
+            let found = disk.queue(&lane(channel, destination), 1000).expect("a queue");
+            let found: Vec<_> = found.iter().map(|queued| (queued.id.message, queued.attempts)).collect();
+            assert_eq!(found, queue.iter().map(|(_, n, counted, _)| (id(*n), *counted)).collect::<Vec<_>>());
+            let head = queue.iter().take(1);
+            let retried = queue.iter().filter(|(_, _, _, retried)| *retried);
+            let oldest = head.chain(retried).map(|(_, n, _, _)| at(*n)).min();
+            let depth = disk.depth(&lane(channel, destination)).expect("a depth");
+            assert_eq!(depth, Depth { waiting: queue.len() as u64, oldest });
+        }
+    }
+}
+
+/// Ends the journal in some way and opens what is left.
+async fn restart(disk: Disk, folder: &mut PathBuf, root: &Path, how: &Restart) -> Disk {
+    let next = root.join(format!("{}", std::fs::read_dir(root).expect("a folder").count()));
+    match how {
+        Restart::Crash | Restart::TornTail(_) => copy(folder, &next),
+        _ => {
+            disk.close().await.expect("it closes");
+            copy(folder, &next);
+        }
+    }
+    drop(disk);
+    *folder = next;
+    let index = folder.join("index");
+    let segments = std::fs::read_dir(folder.join("segments")).expect("a folder");
+    let segment = segments.map(|entry| entry.expect("an entry").path()).max().expect("a segment");
+    match how {
+        Restart::Clean | Restart::Crash => {}
+        Restart::TornTail(bytes) => {
+            let mut all = std::fs::read(&segment).expect("a segment");
+            all.extend(all[..(*bytes).min(all.len())].to_vec());
+            std::fs::write(&segment, all).expect("written");
+        }
+        Restart::IndexDeleted => std::fs::remove_dir_all(&index).expect("removed"),
+        Restart::OtherBoot => std::fs::write(index.join("boot"), "another boot").expect("written"),
+        Restart::IndexGarbled { place, bytes, by } => {
+            let mut all = std::fs::read(index.join("db/db")).expect("sled's file");
+            let place = place % all.len();
+            all[place..].iter_mut().take(*bytes).for_each(|byte| *byte = *by);
+            std::fs::write(index.join("db/db"), all).expect("written");
+        }
+        Restart::IndexCut(place) => {
+            let all = std::fs::read(index.join("db/db")).expect("sled's file");
+            std::fs::write(index.join("db/db"), &all[..place % all.len()]).expect("written");
+        }
+    }
+    open_small(folder)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_journal_equals_the_model(ops in prop::collection::vec(op(), 1..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let root = tempfile::tempdir().expect("a folder");
+            let mut folder = root.path().join("first");
+            let mut disk = open_small(&folder);
+            let mut model = Model::default();
+            for op in ops {
+                if let Op::Restart(how) = op {
+                    disk = restart(disk, &mut folder, root.path(), &how).await;
+                    model.check(&disk);
+                } else {
+                    model.run(&disk, op).await;
+                }
+            }
+            model.check(&disk);
+        });
+    }
+}
+
+/// More than the usual number by `JOURNAL_CASES=1000`.
+fn cases() -> u32 {
+    std::env::var("JOURNAL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
+}

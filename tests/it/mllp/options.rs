@@ -1,0 +1,93 @@
+//! What the options of the source say when they are wrong.
+
+use labwire::config::Resource;
+
+use crate::support::listener::Listener;
+use crate::support::mllp_client::frame;
+use crate::support::{mllp_client::field, options};
+
+#[track_caller]
+fn mistakes(text: &str) -> Vec<String> {
+    options::source("mllp", text).map(|config| format!("{config:?}")).expect_err("a mistake in it")
+}
+
+#[test]
+fn tls_is_never_silently_left_out() {
+    let text = "listen = \"127.0.0.1:0\"\ntls = { cert = { file = \"a.crt\" }, key = { env = \"KEY\" }, client_ca = { file = \"ca\" } }\n";
+    let found = mistakes(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("test.toml:2:7: TLS is not available in this version"), "{found:?}");
+    assert!(found[0].contains("in the clear"), "{found:?}");
+}
+
+#[test]
+fn a_key_written_into_the_file_is_refused() {
+    let text = "listen = \"127.0.0.1:0\"\ntls = { cert = { file = \"a.crt\" }, key = \"-----BEGIN\" }\n";
+    let found = mistakes(text).join("\n");
+    assert!(found.contains("test.toml:2:42: a secret must not be written into a channel file"), "{found}");
+}
+
+#[test]
+fn every_mistake_has_its_place() {
+    for (line, expected) in [
+        ("ack = \"delivered\"", "test.toml:2:7: `ack` cannot be `delivered`"),
+        ("max_frame = \"0B\"", "test.toml:2:13: no message is that small"),
+        ("max_frame = \"16\"", "test.toml:2:13: `16` is not a size"),
+        ("max_connections = 0", "test.toml:2:19: nobody could connect"),
+        ("max_connections = -1", "test.toml:2:19: "),
+        ("idle_timeout = \"0s\"", "test.toml:2:16: every connection would be closed at once"),
+        ("byte_timeout = \"0s\"", "test.toml:2:16: no peer is that fast"),
+        ("frame_timeout = \"0ms\"", "test.toml:2:17: no peer is that fast"),
+        ("frame_timeout = 30", "test.toml:2:17: `frame_timeout` must be a string"),
+        ("charset = \"klingon\"", "test.toml:2:11: `klingon` is not a character set"),
+        ("charset = \"UNICODE UTF-16\"", "test.toml:2:11: `UNICODE UTF-16` is not a character set"),
+        ("charset = \"ISO IR87\"", "test.toml:2:11: JIS X 0208 cannot be read, only passed through"),
+        ("tls = { cert = { file = \"a\" } }", "test.toml:2:7: missing key `key` in tls"),
+        ("lisen = \"127.0.0.1:1\"", "test.toml:2:1: unknown key `lisen` in [test]: did you mean `listen`?"),
+    ] {
+        let found = mistakes(&format!("listen = \"127.0.0.1:0\"\n{line}\n"));
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{line}: {found:?}");
+    }
+    assert!(mistakes("")[0].contains("missing key `listen`"));
+}
+
+#[test]
+fn every_option_is_taken() {
+    let text = "listen = \"127.0.0.1:4711\"\nack = \"received\"\nmax_frame = \"1MiB\"\nmax_connections = 3\nidle_timeout = \"1h\"\n\
+                byte_timeout = \"1s\"\nframe_timeout = \"5s\"\ncharset = \"8859/2\"\n";
+    let config = options::source("mllp", text).unwrap();
+    assert_eq!(config.resources(), [Resource::Port("127.0.0.1:4711".parse().unwrap())]);
+    for expected in ["1048576", "3", "3600s", "1s", "5s", "ISO-8859-2"] {
+        assert!(format!("{config:?}").contains(expected), "{expected} in {config:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_an_error_that_names_it() {
+    let listener = Listener::start("");
+    let config = options::source("mllp", &format!("listen = \"{}\"", listener.address)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(config.build(&options::place("source"))).err().unwrap().to_string();
+    assert!(error.starts_with(&format!("cannot listen on {}: ", listener.address)), "{error}");
+}
+
+/// A fallback is for those who say nothing: UTF-8 and MSH-18 go before it.
+#[test]
+fn the_fallback_character_set_is_for_messages_that_name_none() {
+    let listener = Listener::start("charset = \"windows-1252\"");
+    let mut client = listener.connect();
+    for (charset, name, expected) in [
+        ("", &b"Jos\x80"[..], "Jos\u{20ac}"),
+        ("", "José".as_bytes(), "José"),
+        ("8859/1", b"Jos\xe9", "José"),
+        ("UNICODE UTF-8", "José".as_bytes(), "José"),
+    ] {
+        let header = format!("MSH|^~\\&|A|B|C|D|2026||ADT^A01|1|P|2.5||||||{charset}\rPID|1||");
+        client.write(&frame(&[header.as_bytes(), name, b"\r"].concat())).unwrap();
+        assert_eq!(field(&client.read().unwrap(), "MSA", 1), "AA");
+        let arrival = listener.journal.arrivals().pop().unwrap();
+        assert_eq!(arrival.refs.first(labwire::message::RefKind::Patient), Some(expected), "{charset}");
+        assert_eq!(arrival.origin.charset.as_deref(), Some("windows-1252"));
+        assert!(arrival.body.windows(name.len()).any(|window| window == name), "no byte is changed");
+    }
+}

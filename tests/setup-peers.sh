@@ -1,0 +1,14 @@
+#!/bin/sh
+# setup-peers.sh: makes target/venv with the Python peers that the tests talk to. Does nothing when they are there.
+set -eu
+cd "$(dirname "$0")/.."
+venv=target/venv
+wanted=hl7==0.4.5
+if [ -x $venv/bin/mllp_send ] && [ "$(cat $venv/.peers 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+echo "installing $wanted into $venv"
+rm -rf $venv
+python3 -m venv $venv
+$venv/bin/pip install --quiet --disable-pip-version-check "$wanted"
+echo "$wanted" > $venv/.peers
