@@ -20,6 +20,8 @@ use crate::monitor::Counters;
 const GRACE: Duration = Duration::from_secs(5);
 /// A lane looks at its queue at least so often, so that a retry by hand in a waiting lane is never overlooked for longer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// After an error of the journal that may pass, the lane tries again after so long.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// What a lane is doing, for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +61,16 @@ impl Lane {
             wake.as_mut().enable();
             let head = match self.journal.queue(&id, 1) {
                 Ok(queued) => queued.into_iter().next(),
-                Err(error) => return error!(lane = %id, %error, "the lane stopped"),
+                Err(error) => {
+                    error!(lane = %id, %error, "the queue cannot be read");
+                    if error.is_final() {
+                        return;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(AFTER_ERROR) => continue,
+                        () = stop.cancelled() => return,
+                    }
+                }
             };
             let wait = head.as_ref().map_or(LONGEST_SLEEP, due_in);
             if !wait.is_zero() {
@@ -74,7 +85,16 @@ impl Lane {
             match self.attempt(&id, &mut connector, queued, &mut pauses, &stop).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return error!(lane = %id, %error, "the lane stopped"),
+                Err(error) => {
+                    error!(lane = %id, %error, "an attempt cannot be journaled; it is repeated");
+                    if error.is_final() {
+                        return;
+                    }
+                    tokio::select! {
+                        () = tokio::time::sleep(AFTER_ERROR) => {}
+                        () = stop.cancelled() => return,
+                    }
+                }
             }
         }
     }
@@ -94,6 +114,10 @@ impl Lane {
             result = self.send(connector, &queued) => result,
             () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => return Ok(false),
         };
+        if result.as_ref().is_err_and(|error| error.disposition == Disposition::Pause) {
+            // Made anew for the next attempt: a password or key that was put right is read again.
+            *connector = None;
+        }
         let duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         let attempt = self.judge(
             result,

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -13,13 +14,19 @@ use tracing::{error, warn};
 use super::{ChannelSpec, DestinationSpec};
 use crate::expr::{ExprError, Scope};
 use crate::hl7;
-use crate::journal::{Journal, JournalError, NewDelivery, Transformed};
+use crate::journal::{Journal, JournalError, NewDelivery, Transformed, Untransformed};
 use crate::message::{Message, MessageId, Meta};
 use crate::monitor::Counters;
 use crate::transformer::Outcome;
 
 /// Messages that are transformed before the journal is waited for: they share one sync.
 const BATCH: usize = 64;
+/// Once so much is to be sent, the batch is journaled first.
+const BATCH_BYTES: usize = 16 << 20;
+/// The worker looks for messages at least so often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// After an error of the journal that may pass, the worker tries again after so long.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// What the transformer made of a message.
 #[derive(Debug)]
@@ -81,37 +88,68 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Works until `stop`, or until the journal fails.
+    /// Works until `stop`, or until the journal takes nothing more. A message that is being transformed then is transformed
+    /// again by whoever comes next: nothing of it was journaled.
     pub(super) async fn run(self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            match self.work().await {
-                Ok(0) => tokio::select! {
-                    () = self.wake.notified() => {}
-                    () = stop.cancelled() => return,
-                },
-                Ok(_) => {}
-                Err(error) => {
-                    error!(channel = %self.program.load().name, %error, "the transformer stopped");
-                    return;
-                }
+        let work = async {
+            loop {
+                let pause = match self.work(&stop).await {
+                    Ok(0) => LONGEST_SLEEP,
+                    Ok(_) => continue,
+                    Err(error) => {
+                        error!(channel = %self.program.load().name, %error, "messages cannot be transformed");
+                        if error.is_final() {
+                            return;
+                        }
+                        AFTER_ERROR
+                    }
+                };
+                // Also without being told: a message must not wait for the next one to be noticed.
+                let _ = tokio::time::timeout(pause, self.wake.notified()).await;
             }
-        }
+        };
+        stop.run_until_cancelled(work).await;
     }
 
     /// Transforms what waits, up to a batch; says how many.
-    async fn work(&self) -> Result<usize, JournalError> {
+    async fn work(&self, stop: &CancellationToken) -> Result<usize, JournalError> {
         let spec = self.program.load_full();
         let waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
-        let kept = waiting.iter().map(|waiting| async {
-            let processed = self.transform(&spec, waiting.id)?;
+        if waiting.is_empty() {
+            return Ok(0);
+        }
+        // Not on the runtime's own threads: a large message must not hold up acknowledgements.
+        let (worker, stop) = (self.clone(), stop.clone());
+        let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
+        let transformed = transforming.await.map_err(|_| closed("a transformer thread ended early"))??;
+        let count = transformed.len();
+        let kept = transformed.into_iter().map(|(id, processed)| {
             self.count(&processed.outcome);
-            self.journal.transformed(waiting.id, Timestamp::now(), processed.outcome, processed.deliveries).await
+            self.journal.transformed(id, Timestamp::now(), processed.outcome, processed.deliveries)
         });
         join_all(kept).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        if !waiting.is_empty() {
-            self.lanes.notify_waiters();
+        self.lanes.notify_waiters();
+        Ok(count)
+    }
+
+    fn transform_all(
+        &self,
+        spec: &ChannelSpec,
+        waiting: &[Untransformed],
+        stop: &CancellationToken,
+    ) -> Result<Vec<(MessageId, Processed)>, JournalError> {
+        let mut done = Vec::with_capacity(waiting.len());
+        let mut bytes = 0;
+        for waiting in waiting {
+            if stop.is_cancelled() || bytes > BATCH_BYTES {
+                break;
+            }
+            let processed = self.transform(spec, waiting.id)?;
+            let outgoing = processed.deliveries.iter().filter_map(|delivery| delivery.outgoing.as_ref());
+            bytes += outgoing.map(|outgoing| outgoing.content.len()).sum::<usize>();
+            done.push((waiting.id, processed));
         }
-        Ok(waiting.len())
+        Ok(done)
     }
 
     fn transform(&self, spec: &ChannelSpec, id: MessageId) -> Result<Processed, JournalError> {
@@ -147,4 +185,8 @@ impl Worker {
             Transformed::Queued => {}
         }
     }
+}
+
+fn closed(reason: &str) -> JournalError {
+    JournalError::Closed { reason: reason.to_owned() }
 }

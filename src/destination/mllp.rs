@@ -13,7 +13,7 @@
 //!
 //! CA is final also where the message's own MSH-16 asks for an application acknowledgement: CA says that the peer keeps the
 //! message safe, so sending it again would be wrong whatever comes later. An application acknowledgement that does come on this
-//! connection is read and passed over.
+//! connection, or a second acknowledgement of any kind, is passed over; it never settles the next message.
 
 mod connection;
 
@@ -125,9 +125,7 @@ impl Destination for Sender {
             exchanged => exchanged,
         };
         let Acknowledgement { code, error, content: response } = exchanged.map_err(|fault| self.describe(fault))?;
-        if connection.is_settled() {
-            self.connection = Some(connection);
-        }
+        self.connection = Some(connection);
         let said = match error {
             Some(error) => format!("{} answered {code}, error {error}", self.options.address),
             None => format!("{} answered {code}", self.options.address),

@@ -442,6 +442,13 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether the journal takes nothing more, so that trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(self, JournalError::Disk { .. } | JournalError::Closed { .. })
+    }
+}
+
 /// The store under the engine. The writing methods return once what they say is on disk (group commit: one sync serves all
 /// who wait); the reading ones may touch the disk and are quick enough to call from a task.
 #[async_trait]

@@ -8,7 +8,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::config::HostPort;
 use crate::hl7::{AckCode, AckReply, ReplyCode};
@@ -59,8 +59,9 @@ pub(super) struct Acknowledgement {
 pub(super) struct Connection {
     stream: TcpStream,
     decoder: Decoder,
-    /// MSH-10 of the last message, if the peer committed it (CA) and may still send an application acknowledgement.
-    committed: Option<Vec<u8>>,
+    /// MSH-10 of the message that was acknowledged last, until the peer acknowledges it once more: some do so twice, or send
+    /// an application acknowledgement after CA.
+    settled: Option<Vec<u8>>,
 }
 
 impl Connection {
@@ -82,7 +83,7 @@ impl Connection {
         };
         let stream = timeout(longest, connecting).await.map_err(|_| Fault::ConnectTimeout)??;
         net::tune(&stream);
-        Ok(Connection { stream, decoder: Decoder::new(MAX_ACK_BYTES), committed: None })
+        Ok(Connection { stream, decoder: Decoder::new(MAX_ACK_BYTES), settled: None })
     }
 
     /// Whether a connection that was kept can be used again: it is open, and nothing waits in it that the next acknowledgement
@@ -97,27 +98,26 @@ impl Connection {
                 Err(_) => return false,
             }
         }
-        self.is_settled()
-    }
-
-    /// Whether nothing is left over in what was read: an exchange is done with.
-    pub(super) fn is_settled(&mut self) -> bool {
         while let Some(event) = self.decoder.next_event() {
-            if !matches!(event, Event::Frame(content) if self.is_late(&AckReply::parse(&content).ok())) {
+            if !matches!(event, Event::Frame(content) if self.is_repeat(AckReply::parse(&content).ok().as_ref())) {
                 return false;
             }
         }
-        !self.decoder.in_frame() || self.committed.is_some()
+        !self.decoder.in_frame() || self.settled.is_some()
     }
 
-    /// Whether a reply is the application acknowledgement of a message that the peer committed before.
-    fn is_late(&mut self, reply: &Option<AckReply>) -> bool {
-        let late = reply.as_ref().is_some_and(|reply| self.committed.as_ref().is_some_and(|id| reply.answers(id)));
-        if late {
-            debug!("passed over: the application acknowledgement of a message that was committed before");
-            self.committed = None;
+    /// Whether a reply is one more acknowledgement of the message before. It changes nothing: what was settled stays so.
+    fn is_repeat(&mut self, reply: Option<&AckReply>) -> bool {
+        let Some(reply) = reply.filter(|reply| self.settled.as_ref().is_some_and(|id| reply.answers(id))) else {
+            return false;
+        };
+        if reply.is_positive() {
+            debug!("passed over: one more acknowledgement of the message before");
+        } else {
+            warn!(code = %reply.code, "passed over: one more acknowledgement of the message before, and this one is negative");
         }
-        late
+        self.settled = None;
+        true
     }
 
     /// Sends a frame in one write and waits for the acknowledgement that names `control_id`.
@@ -146,12 +146,12 @@ impl Connection {
             let what = match &reply {
                 Some(reply) if reply.answers(control_id) => match reply.code {
                     ReplyCode::Known(code) => {
-                        self.committed = (code == AckCode::CA).then(|| control_id.to_vec());
+                        self.settled = Some(control_id.to_vec());
                         return Ok(Acknowledgement { code, error: reply.error, content });
                     }
                     ReplyCode::Unknown(_) => "its acknowledgement has an unknown code in MSA-1",
                 },
-                _ if self.is_late(&reply) => continue,
+                _ if self.is_repeat(reply.as_ref()) => continue,
                 None => "what it answered is no acknowledgement",
                 Some(reply) if reply.control_id.is_empty() => {
                     "its acknowledgement does not say for which message it is (MSA-2 is empty)"

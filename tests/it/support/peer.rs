@@ -21,6 +21,8 @@ pub enum Do {
     /// Waits.
     Wait(u64),
     Close,
+    /// Closes if this is not the first message of its connection.
+    CloseLater,
     Reset,
 }
 
@@ -77,7 +79,8 @@ impl Drop for Peer {
 
 fn serve(mut stream: TcpStream, log: &Mutex<Log>, on_message: &[Do], on_connect: &[Do]) {
     stream.set_nodelay(true).unwrap();
-    if run(&mut stream, on_connect, b"", b"").is_none() {
+    let mut messages = 0;
+    if run(&mut stream, on_connect, messages, b"", b"").is_none() {
         return;
     }
     let (mut pending, mut buffer) = (Vec::new(), vec![0; 1 << 20]);
@@ -103,7 +106,8 @@ fn serve(mut stream: TcpStream, log: &Mutex<Log>, on_message: &[Do], on_connect:
                 log.received.push(message);
                 control_id(&log.received[0])
             };
-            if run(&mut stream, on_message, &id, &first).is_none() {
+            messages += 1;
+            if run(&mut stream, on_message, messages, &id, &first).is_none() {
                 return;
             }
         }
@@ -116,7 +120,7 @@ fn control_id(message: &[u8]) -> Vec<u8> {
 }
 
 /// None when the connection is done with.
-fn run(stream: &mut TcpStream, script: &[Do], id: &[u8], first: &[u8]) -> Option<()> {
+fn run(stream: &mut TcpStream, script: &[Do], messages: usize, id: &[u8], first: &[u8]) -> Option<()> {
     let acknowledgement = |code: &str, of: &str| {
         let of = match of {
             "{id}" => id,
@@ -137,6 +141,8 @@ fn run(stream: &mut TcpStream, script: &[Do], id: &[u8], first: &[u8]) -> Option
             }
             Do::Wait(millis) => std::thread::park_timeout(Duration::from_millis(*millis)),
             Do::Close => return None,
+            Do::CloseLater if messages > 1 => return None,
+            Do::CloseLater => {}
             Do::Reset => {
                 socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).unwrap();
                 return None;
