@@ -163,21 +163,24 @@ impl Message {
         let (key, wanted) = (path.key(), path.occurrence().unwrap_or(1));
         let last = self.last_found.load(Ordering::Relaxed);
         let (at, occurrence) = ((last >> 32) as usize, last as u32);
-        let usable =
-            (1..=wanted).contains(&occurrence) && self.index.segments.get(at).is_some_and(|segment| segment.key == key);
-        let (from, mut seen) = if usable { (at, occurrence - 1) } else { (0, 0) };
-        for (offset, segment) in self.index.segments[from..].iter().enumerate() {
-            if segment.key != key {
-                continue;
+        let usable = occurrence > 0 && self.index.segments.get(at).is_some_and(|segment| segment.key == key);
+        let found = match (usable, occurrence.checked_sub(wanted)) {
+            // Backwards from the place found last, where that is nearer than the beginning.
+            (true, Some(back @ 1..)) if back < wanted => {
+                let before = self.index.segments[..at].iter().enumerate().rev();
+                before.filter(|(_, segment)| segment.key == key).nth(back as usize - 1).map(|(place, _)| place)
             }
-            seen += 1;
-            if seen == wanted {
-                let found = from + offset;
-                self.last_found.store(((found as u64) << 32) | u64::from(wanted), Ordering::Relaxed);
-                return Some(found);
-            }
-        }
-        None
+            (true, None | Some(0)) => self.find_from(at, key, wanted - occurrence),
+            _ => self.find_from(0, key, wanted.checked_sub(1)?),
+        }?;
+        self.last_found.store(((found as u64) << 32) | u64::from(wanted), Ordering::Relaxed);
+        Some(found)
+    }
+
+    /// The segment of this name that has so many others of it between `from` and itself.
+    fn find_from(&self, from: usize, key: u32, skip: u32) -> Option<usize> {
+        let after = self.index.segments[from..].iter().enumerate();
+        after.filter(|(_, segment)| segment.key == key).nth(skip as usize).map(|(offset, _)| from + offset)
     }
 
     /// Forgets the place found last where segments from `at` on move.

@@ -13,6 +13,7 @@ mod hosted;
 mod journal;
 mod mllp;
 mod mllp_destination;
+mod pressure;
 mod readme;
 mod reload;
 mod sftp;
