@@ -8,6 +8,7 @@ mod cli;
 mod conformance;
 mod corpus;
 mod crash;
+mod delivery;
 mod events;
 mod hosted;
 mod journal;
