@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{ExitCode, OutputFormat, complain, print_json, print_line};
-use crate::hl7::{self, AckReply, Header};
+use crate::hl7::{self, AckReply, Header, Mode};
 use crate::mllp::{self, Decoder, Event};
 
 /// Acknowledgements are short; a peer that answers more than this does not speak MLLP.
@@ -35,17 +35,22 @@ pub(super) struct Send {
 struct Sent {
     control_id: String,
     file: String,
-    answer: Result<AckReply, String>,
+    /// None when the message asks for no answer to a success.
+    answer: Result<Option<AckReply>, String>,
     took: Duration,
 }
 
 impl Sent {
     fn accepted(&self) -> bool {
-        self.answer.as_ref().is_ok_and(AckReply::is_positive)
+        self.answer.as_ref().is_ok_and(|reply| reply.as_ref().is_none_or(AckReply::is_positive))
     }
 
     fn word(&self) -> String {
-        self.answer.as_ref().map_or_else(|_| "none".to_owned(), |reply| reply.code.to_string())
+        match &self.answer {
+            Ok(Some(reply)) => reply.code.to_string(),
+            Ok(None) => "-".to_owned(),
+            Err(_) => "none".to_owned(),
+        }
     }
 }
 
@@ -95,7 +100,8 @@ impl Send {
     fn show(&self, sent: &Sent, rows: &mut Vec<serde_json::Value>) {
         let millis = sent.took.as_secs_f64() * 1000.0;
         let note = match &sent.answer {
-            Ok(reply) => reply.text.clone().unwrap_or_default(),
+            Ok(Some(reply)) => reply.text.clone().unwrap_or_default(),
+            Ok(None) => "sent; it asks for no answer (MSH-15, MSH-16)".to_owned(),
             Err(error) => error.clone(),
         };
         if self.format == OutputFormat::Json {
@@ -121,6 +127,8 @@ pub(super) fn split(content: Bytes) -> Vec<Bytes> {
 pub(super) struct Connection {
     stream: TcpStream,
     decoder: Decoder,
+    /// Control ids of messages that asked for no answer.
+    unasked: Vec<Vec<u8>>,
 }
 
 impl Connection {
@@ -132,7 +140,7 @@ impl Connection {
                     stream.set_nodelay(true)?;
                     stream.set_read_timeout(Some(timeout))?;
                     stream.set_write_timeout(Some(timeout))?;
-                    return Ok(Connection { stream, decoder: Decoder::new(MAX_REPLY_BYTES) });
+                    return Ok(Connection { stream, decoder: Decoder::new(MAX_REPLY_BYTES), unasked: Vec::new() });
                 }
                 Err(error) => last = error,
             }
@@ -140,16 +148,27 @@ impl Connection {
         Err(last)
     }
 
-    /// Sends a message and waits for its acknowledgement.
-    pub(super) fn exchange(&mut self, message: &[u8]) -> io::Result<AckReply> {
+    /// Sends a message and waits for its acknowledgement, unless the message asks for none on success (MSH-15 and MSH-16, HL7
+    /// v2.5.1 §2.9.2). An answer that comes to such a message all the same is passed over.
+    pub(super) fn exchange(&mut self, message: &[u8]) -> io::Result<Option<AckReply>> {
         let frame = mllp::encode(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.stream.write_all(&frame)?;
+        let header = Header::scan(message);
+        let wants = |header: &Header| {
+            header.mode() == Mode::Original || header.accept_ack_wanted(true) || header.application_ack_wanted(true)
+        };
+        if let Some(header) = header.filter(|header| !wants(header)) {
+            self.unasked.push(header.control_id().to_vec());
+            return Ok(None);
+        }
         let mut buffer = [0; 4096];
         loop {
             while let Some(event) = self.decoder.next_event() {
-                if let Event::Frame(content) = event {
-                    return AckReply::parse(&content)
-                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error));
+                let Event::Frame(content) = event else { continue };
+                let reply =
+                    AckReply::parse(&content).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                if !self.unasked.contains(&reply.control_id) {
+                    return Ok(Some(reply));
                 }
             }
             match self.stream.read(&mut buffer) {

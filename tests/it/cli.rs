@@ -131,6 +131,12 @@ fn send_says_no_when_a_message_is_refused() {
     let (code, text) = run(&["send", &address, fixture("hl7/batch.hl7").to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
     assert_eq!(text.matches("AA").count(), 3, "each message of a batch is sent: {text}");
+    let silent = rig.write(
+        "silent.hl7",
+        "MSH|^~\\&|L|A|B|C|2026||ADT^A01|S1|P|2.5|||NE|NE\rPID|1\rMSH|^~\\&|L|A|B|C|2026||ADT^A01|S2|P|2.5\rPID|1\r",
+    );
+    let (code, text) = run(&["send", &address, silent.to_str().unwrap()]);
+    assert!(code == 0 && text.contains("-     S1") && text.contains("AA    S2"), "no answer is waited for: {text}");
     let (code, text) = run(&["send", "127.0.0.1:9", fixture("hl7/oru-r01.hl7").to_str().unwrap()]);
     assert_eq!(code, 3, "{text}");
 }

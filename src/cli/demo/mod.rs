@@ -125,7 +125,7 @@ async fn hand_in(exhibit: &Exhibit, engine: &Engine, api: SocketAddr) -> Result<
             let address = channel.listens_on().ok_or_else(|| format!("{}: {:?}", exhibit.channel, channel.state()))?;
             let exchange = move || -> Result<_, Failure> {
                 let mut connection = super::send::Connection::open(&address.to_string(), Duration::from_secs(10))?;
-                Ok(connection.exchange(message)?)
+                connection.exchange(message)?.ok_or_else(|| "the message asks for no answer".into())
             };
             let reply = tokio::task::spawn_blocking(exchange).await??;
             let control_id = crate::hl7::Header::scan(message)
