@@ -130,13 +130,19 @@ pub struct Origin {
     pub event_id: Option<String>,
     /// The character set to read it in where it names none and is not UTF-8: its source's fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub charset: Option<String>,
+    pub charset: Option<Box<str>>,
     /// Name of the file it came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
     /// The message that was run again to make this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reprocess_of: Option<MessageId>,
+    /// Who had it run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<Box<str>>,
+    /// Why they did, in their words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Box<str>>,
 }
 
 /// How the bytes of a body are to be read.

@@ -1,5 +1,7 @@
 //! The registry of actions: the business events of the laboratory platform, each with an id that never changes.
 
+pub mod event;
+
 use serde::Serialize;
 
 /// One business event.

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::retry::RetryKeys;
 use super::test::{self, TestSpec};
-use super::{ChannelSpec, DestinationSpec, Name, Retry};
+use super::{ChannelSpec, DestinationSpec, Name, Retry, conflicts, output};
 use crate::action;
 use crate::config::{self, Entry, Table};
 use crate::destination;
@@ -50,15 +50,26 @@ pub struct Set {
     pub diagnostics: Vec<Diagnostic>,
     /// All the files that were read, also those with mistakes.
     pub files: Vec<PathBuf>,
+    /// The names of channels that were refused because another has what they want.
+    pub refused: BTreeSet<Name>,
 }
 
 /// Reads every channel file below a folder: `*.toml`, but none in folders called `templates`, `tables` or `secrets` or hidden.
 pub fn load_folder(folder: &Path) -> std::io::Result<Set> {
-    load_paths(&[folder.to_owned()])
+    load_folder_beside(folder, &[])
+}
+
+/// The same while channels run: what they have, a new file cannot take from them.
+pub fn load_folder_beside(folder: &Path, running: &[Arc<ChannelSpec>]) -> std::io::Result<Set> {
+    load(&[folder.to_owned()], running)
 }
 
 /// Reads the given files, and the channel files below the given folders.
 pub fn load_paths(paths: &[PathBuf]) -> std::io::Result<Set> {
+    load(paths, &[])
+}
+
+fn load(paths: &[PathBuf], running: &[Arc<ChannelSpec>]) -> std::io::Result<Set> {
     let mut files = BTreeSet::new();
     for path in paths {
         let metadata = std::fs::metadata(path)
@@ -70,11 +81,15 @@ pub fn load_paths(paths: &[PathBuf]) -> std::io::Result<Set> {
         }
     }
     let mut set = Set::default();
+    let folders: Vec<&PathBuf> = paths.iter().filter(|path| path.is_dir()).collect();
     for path in files {
         match read(&path) {
             Ok(file) => {
                 let folder = path.parent().unwrap_or(Path::new(".")).to_owned();
-                let (spec, diagnostics) = parse(&path, &file, &folder);
+                let (mut spec, mut diagnostics) = parse(&path, &file, &folder);
+                diagnostics.extend(spec.iter().flat_map(|spec| output::check(spec, &folders)));
+                // A mistake of that kind is one of the file, too.
+                spec = spec.filter(|_| diagnostics.is_empty());
                 set.diagnostics.extend(diagnostics);
                 set.channels.extend(spec);
             }
@@ -82,7 +97,7 @@ pub fn load_paths(paths: &[PathBuf]) -> std::io::Result<Set> {
         }
         set.files.push(path);
     }
-    cross_check(&mut set);
+    conflicts::check(&mut set, running);
     sort(&mut set.diagnostics);
     Ok(set)
 }
@@ -280,9 +295,11 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let kinds: Vec<&str> = destination::KINDS.iter().map(|kind| kind.name).collect();
     let kind = kind_name(&mut table, "destination", &kinds);
     let kind = destination::KINDS.iter().find(|known| Some(known.name) == kind.as_deref())?;
+    let mut values = table.clone();
     let config = (kind.parse)(table)?;
+    let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
-    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry })
+    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {
@@ -306,49 +323,6 @@ fn check_action(head: &Head, source_kind: Option<&str>) {
         }
         _ => {}
     }
-}
-
-/// What can be wrong between channels: one name twice, one port twice.
-fn cross_check(set: &mut Set) {
-    let mut names: BTreeMap<&str, &ChannelSpec> = BTreeMap::new();
-    let mut held: Vec<(crate::config::Resource, &ChannelSpec)> = Vec::new();
-    let mut found = Vec::new();
-    for spec in &set.channels {
-        if let Some(first) = names.get(&*spec.name) {
-            let help = Some(format!("the other one is {}", first.file.name));
-            let message = format!("two channels are called `{}`", spec.name);
-            found.push(Diagnostic {
-                file: spec.file.clone(),
-                span: spec.name_span.clone(),
-                message,
-                label: String::new(),
-                help,
-            });
-        }
-        names.entry(&spec.name).or_insert(spec);
-        if !spec.enabled {
-            continue;
-        }
-        for resource in spec.source.resources() {
-            if let Some((_, first)) = held.iter().find(|(other, _)| other.conflicts_with(&resource)) {
-                let config::Resource::Port(address) = resource;
-                let message = format!("two channels listen on port {}", address.port());
-                let help = Some(format!("`{}` ({}) has it already: choose another port", first.name, first.file.name));
-                found.push(Diagnostic {
-                    file: spec.file.clone(),
-                    span: spec.source_span.clone(),
-                    message,
-                    label: String::new(),
-                    help,
-                });
-            } else {
-                held.push((resource, spec));
-            }
-        }
-    }
-    let broken: BTreeSet<String> = found.iter().map(|diagnostic| diagnostic.file.name.clone()).collect();
-    set.channels.retain(|spec| !broken.contains(&spec.file.name));
-    set.diagnostics.append(&mut found);
 }
 
 /// The tests of every channel, with the mistakes that only matter to tests: a missing input file must not keep a channel from

@@ -1,7 +1,9 @@
 //! A channel: one file that says where messages come in, what becomes of them and where they go.
 
+mod conflicts;
 mod document;
 mod lane;
+mod output;
 mod retry;
 mod runtime;
 mod schema;
@@ -9,9 +11,10 @@ mod spec;
 pub mod test;
 mod worker;
 
-pub use document::{Set, check_tests, load_folder, load_paths, parse};
+pub use document::{Set, check_tests, load_folder, load_folder_beside, load_paths, parse};
 pub use lane::LaneStatus;
 pub use retry::Retry;
+pub(crate) use runtime::Opened;
 pub use runtime::{Channel, ChannelContext, State};
 pub use schema::json_schema;
 pub use spec::{ChannelSpec, DestinationSpec, Name};

@@ -345,3 +345,69 @@ impl Channel {
         }
     }
 }
+
+/// A new version of a channel whose source is open already, though it does not run yet.
+pub(crate) struct Opened {
+    spec: ChannelSpec,
+    source: Box<dyn Source>,
+}
+
+/// For a reload that moves ports between channels: first all the sources, then all the rest.
+impl Channel {
+    /// Whether the source is open, or tried again and again.
+    pub(crate) fn takes_in(&self) -> bool {
+        matches!(self.state(), State::Running | State::Failed { .. })
+    }
+
+    /// Opens the source of a new version beside the one that runs.
+    pub(crate) async fn open_beside(spec: ChannelSpec) -> Result<Opened, Box<(ChannelSpec, BuildError)>> {
+        match spec.source.build(&spec.place("source")).await {
+            Ok(source) => Ok(Opened { spec, source }),
+            Err(error) => Err(Box::new((spec, error))),
+        }
+    }
+
+    /// Closes the source until `replace_opened` or `reopen`.
+    pub(crate) async fn release(&self) {
+        self.close_source(&mut *self.parts.lock().await).await;
+    }
+
+    /// Opens the source that `release` closed.
+    pub(crate) async fn reopen(&self) {
+        let mut parts = self.parts.lock().await;
+        if self.takes_in() && parts.source.is_none() {
+            parts.source = Some(match self.open().await {
+                Ok(source) => self.run_source(source),
+                Err(error) => self.retry_source(&error),
+            });
+        }
+    }
+
+    /// Like `replace`, with the new source open already. One that was stopped or paused meanwhile does not run it.
+    pub(crate) async fn replace_opened(&self, new: Opened) {
+        let mut parts = self.parts.lock().await;
+        let sends = !parts.lanes.is_empty();
+        self.close_source(&mut parts).await;
+        self.stop_sending(&mut parts).await;
+        self.program.store(Arc::new(new.spec));
+        if self.takes_in() {
+            *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = new.source.listens_on();
+            parts.source = Some(self.run_source(new.source));
+        }
+        if sends {
+            self.start_sending(&mut parts);
+        }
+        self.wake();
+    }
+}
+
+impl Opened {
+    pub(crate) fn spec(&self) -> &ChannelSpec {
+        &self.spec
+    }
+
+    /// Closes the source again.
+    pub(crate) fn into_spec(self) -> ChannelSpec {
+        self.spec
+    }
+}

@@ -84,4 +84,6 @@ pub struct DestinationSpec {
     pub transformer: Transformer,
     /// When a failed delivery is tried again.
     pub retry: Retry,
+    /// The folder of this machine that it writes to, as the file says it and with its place.
+    pub writes_to: Option<toml::Spanned<String>>,
 }

@@ -1,20 +1,20 @@
 //! `labwire actions`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use super::{ExitCode, OutputFormat, print_json, print_line};
+use super::{ExitCode, OutputFormat, complain, print_json, print_line};
 use crate::action::ACTIONS;
 use crate::channel;
 
 #[derive(Debug, Args)]
 pub(super) struct Actions {
-    /// Folder of channel files, to show which are bound to each action
-    #[arg(long, default_value = "channels", env = "LABWIRE_CHANNELS")]
-    channels: PathBuf,
+    /// Folder of channel files, to show which are bound to each action [default: channels, if it is there]
+    #[arg(long, env = "LABWIRE_CHANNELS")]
+    channels: Option<PathBuf>,
     /// How to print
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     format: OutputFormat,
@@ -22,7 +22,16 @@ pub(super) struct Actions {
 
 impl Actions {
     pub(super) fn run(self) -> ExitCode {
-        let set = channel::load_folder(&self.channels).unwrap_or_default();
+        let set = match &self.channels {
+            None => channel::load_folder(Path::new("channels")).unwrap_or_default(),
+            Some(folder) => match channel::load_folder(folder) {
+                Ok(set) => set,
+                Err(error) => {
+                    complain(error);
+                    return ExitCode::Usage;
+                }
+            },
+        };
         let mut bound: BTreeMap<u16, Vec<String>> = BTreeMap::new();
         for spec in &set.channels {
             if let Some(action) = spec.action {

@@ -48,22 +48,31 @@ enum ChannelVerb {
 struct Listed {
     channels: Vec<ChannelView>,
     diagnostics: Vec<String>,
+    orphans: Vec<String>,
 }
 
 impl Channels {
     pub(super) fn run(self) -> ExitCode {
         let listed = match &self.verb {
             None => self.client.get::<Listed>("/channels", &[]),
-            Some(verb) => self.command(verb).map(|view| Listed { channels: vec![view], diagnostics: Vec::new() }),
+            Some(verb) => self.command(verb).map(|view| Listed {
+                channels: vec![view],
+                diagnostics: Vec::new(),
+                orphans: Vec::new(),
+            }),
         };
         match listed {
             Ok(listed) if self.format == OutputFormat::Json => {
-                print_json(&json!({ "channels": listed.channels, "diagnostics": listed.diagnostics }))
+                let Listed { channels, diagnostics, orphans } = listed;
+                print_json(&json!({ "channels": channels, "diagnostics": diagnostics, "orphans": orphans }))
             }
             Ok(listed) => {
                 listed.channels.iter().for_each(show);
                 for diagnostic in &listed.diagnostics {
                     print_line(&format!("mistake: {diagnostic}"));
+                }
+                for orphan in &listed.orphans {
+                    print_line(&format!("waiting without an owner: {orphan}"));
                 }
                 ExitCode::Done
             }

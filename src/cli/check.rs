@@ -28,6 +28,9 @@ impl Check {
                 return ExitCode::Usage;
             }
         };
+        if set.files.is_empty() {
+            return super::no_channel_files(&paths);
+        }
         channel::check_tests(&mut set);
         let (files, mistakes) = (set.files.len(), set.diagnostics.len());
         match self.format {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{ExitCode, OutputFormat, complain, print_json, print_line};
-use crate::journal::{Page, Summary};
+use crate::journal::{MessageState, Page, Summary};
 use crate::message::RefKind;
 use crate::server::{Content, DeliveryView, MessageView, Outcomes};
 
@@ -32,7 +32,7 @@ struct Filter {
     channel: Option<String>,
     /// Only in this state: received, rejected, filtered, errored, queued, sent, dead
     #[arg(long)]
-    state: Option<String>,
+    state: Option<MessageState>,
     /// Only with this reference: KIND=VALUE with lab, patient, visit, bill, order, sample, report, control_id or message_type
     #[arg(long = "ref", value_name = "KIND=VALUE", value_parser = reference)]
     refs: Vec<(String, String)>,
@@ -56,8 +56,8 @@ fn reference(text: &str) -> Result<(String, String), String> {
 
 impl Filter {
     fn pairs(&self) -> Vec<(&str, String)> {
-        let plain =
-            [("channel", &self.channel), ("state", &self.state), ("since", &self.since), ("until", &self.until)];
+        let state = self.state.map(|state| state.to_string());
+        let plain = [("channel", &self.channel), ("state", &state), ("since", &self.since), ("until", &self.until)];
         let plain = plain.into_iter().filter_map(|(key, value)| value.clone().map(|value| (key, value)));
         plain.chain(self.refs.iter().map(|(kind, value)| (kind.as_str(), value.clone()))).collect()
     }
@@ -234,7 +234,9 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
         summary.received_at, summary.origin.source, summary.bytes
     ));
     if let Some(origin) = summary.origin.reprocess_of {
-        lines.push(format!("  made from message {origin}"));
+        let by = summary.origin.asked_by.as_ref().map_or(String::new(), |who| format!(" by {who}"));
+        let why = summary.origin.reason.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        lines.push(format!("  made from message {origin}{by}{why}"));
     }
     let refs: Vec<String> = summary.refs.iter().map(|entry| format!("{} {}", entry.kind, entry.value)).collect();
     if !refs.is_empty() && content {

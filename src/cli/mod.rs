@@ -141,6 +141,13 @@ fn default_channels() -> Vec<PathBuf> {
     vec![PathBuf::from("channels")]
 }
 
+/// A mistyped path must not look like channel files without mistakes.
+fn no_channel_files(paths: &[PathBuf]) -> ExitCode {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    complain(format!("no channel files in {}", paths.join(", ")));
+    ExitCode::Usage
+}
+
 fn stdout_colour() -> bool {
     colour_of(&io::stdout())
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use schemars::Schema;
 use serde_json::{Map, Value};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::report;
 use crate::diagnostic::did_you_mean;
@@ -127,6 +127,7 @@ fn check(value: &mut Spanned<DeValue<'_>>, path: &str, schema: &Map<String, Valu
     let span = value.span();
     match value.get_mut() {
         DeValue::Table(entries) => object(entries, &span, path, schema, &[]),
+        DeValue::Integer(number) => in_range(number, &span, path, schema),
         DeValue::Array(items) => match schema.get("items").and_then(Value::as_object) {
             Some(item) => {
                 let mut clean = true;
@@ -139,6 +140,31 @@ fn check(value: &mut Spanned<DeValue<'_>>, path: &str, schema: &Map<String, Valu
         },
         _ => true,
     }
+}
+
+/// Whether a number is one that the option can hold.
+fn in_range(number: &DeInteger<'_>, span: &Range<usize>, path: &str, schema: &Map<String, Value>) -> bool {
+    let bound = |key: &str| schema.get(key).and_then(Value::as_i64).map(i128::from);
+    let (least, most) = match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => (Some(0), Some(i128::from(u8::MAX))),
+        Some("uint16") => (Some(0), Some(i128::from(u16::MAX))),
+        Some("uint32") => (Some(0), Some(i128::from(u32::MAX))),
+        Some("uint" | "uint64") => (Some(0), Some(i128::from(i64::MAX))),
+        _ => (None, None),
+    };
+    let (least, most) = (bound("minimum").or(least), bound("maximum").or(most));
+    // Whatever has more digits than an i128 is out of every range.
+    let number = i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
+    if least.is_none_or(|least| number >= least) && most.is_none_or(|most| number <= most) {
+        return true;
+    }
+    let range = match (least, most) {
+        (Some(least), Some(most)) if most < i128::from(i64::MAX) => format!("between {least} and {most}"),
+        (Some(least), _) if number < least => format!("{least} or more"),
+        (_, most) => format!("{} or less", most.unwrap_or(i128::MAX)),
+    };
+    report(span.clone(), format!("`{path}` must be {range}"), "out of range", None);
+    false
 }
 
 /// Of several forms, the one of the value's own type is meant.

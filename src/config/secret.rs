@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use super::{BuildError, report, resolve};
+use crate::diagnostic::did_you_mean;
 
 /// Where a secret is to be had: `{ env = "NAME" }` or `{ file = "path" }`. `Debug` shows the place, never the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +49,6 @@ impl fmt::Display for Secret {
     }
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Reference {
-    env: Option<String>,
-    file: Option<String>,
-}
-
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
         let value = Spanned::<toml::Value>::deserialize(deserializer)?;
@@ -65,18 +60,37 @@ impl<'de> Deserialize<'de> for Secret {
                 report(span, "a secret must not be written into a channel file", "a literal secret", help());
                 Ok(stand_in)
             }
-            table => match table.try_into::<Reference>() {
-                Ok(Reference { env: Some(name), file: None }) => Ok(Secret::Env(name)),
-                Ok(Reference { env: None, file: Some(path) }) => Ok(Secret::File(resolve(&path))),
-                Ok(_) => {
-                    report(span, "a secret is either in `env` or in `file`", "", help());
-                    Ok(stand_in)
-                }
-                Err(error) => {
-                    report(span, format!("this is no reference to a secret: {}", error.message()), "", help());
-                    Ok(stand_in)
-                }
-            },
+            toml::Value::Table(table) => Ok(reference(&table, &span).unwrap_or(stand_in)),
+            _ => {
+                report(span, "a secret is a table with `env` or `file`", "", help());
+                Ok(stand_in)
+            }
+        }
+    }
+}
+
+/// What the table refers to; reports when that is not one thing.
+fn reference(table: &toml::Table, span: &Range<usize>) -> Option<Secret> {
+    const KNOWN: [&str; 2] = ["env", "file"];
+    let help = || Some("write `{ env = \"NAME\" }` or `{ file = \"path\" }`".to_owned());
+    if let Some(word) = table.keys().find(|key| !KNOWN.contains(&key.as_str())) {
+        let near = did_you_mean(word, KNOWN);
+        let label = near.map_or("not a key of a secret".to_owned(), |near| format!("did you mean `{near}`?"));
+        let help = Some("known keys: env, file".to_owned());
+        report(span.clone(), format!("unknown key `{word}` in a secret"), label, help);
+        return None;
+    }
+    let text = |key: &str| table.get(key).map(|value| value.as_str().filter(|text| !text.is_empty()));
+    match (text("env"), text("file")) {
+        (Some(Some(name)), None) => Some(Secret::Env(name.to_owned())),
+        (None, Some(Some(path))) => Some(Secret::File(resolve(path))),
+        (Some(None), None) | (None, Some(None)) => {
+            report(span.clone(), "where a secret is must be a string that is not empty", "", help());
+            None
+        }
+        _ => {
+            report(span.clone(), "a secret is either in `env` or in `file`", "", help());
+            None
         }
     }
 }

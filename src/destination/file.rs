@@ -44,6 +44,10 @@ impl DestinationConfig for FileConfig {
         Ok(Outgoing { content: message.body.to_bytes(), properties })
     }
 
+    fn writes_to(&self) -> Option<&'static str> {
+        Some("directory")
+    }
+
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
         Ok(Box::new(Folder { base: place.folder.clone() }))
     }
@@ -67,8 +71,9 @@ impl Destination for Folder {
 
 fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError> {
     let path = folder.join(name);
-    let failed = |action: &str, error: &io::Error| SendError::retry(format!("{action} {}: {error}", path.display()));
-    std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of", &error))?;
+    // A path made from a message may hold a patient's name: it may stand in the journal, never in an error.
+    let failed = |action: &str, error: &io::Error| SendError::retry(format!("{action}: {}", error.kind()));
+    std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of the file", &error))?;
     if already_there(&path, content)? {
         return Ok(format!("{} is there already, with the same content", path.display()));
     }
@@ -81,11 +86,11 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError>
             // Somebody else made it between the look and the link.
             return already_there(&path, content).map(|_| format!("{} is there already", path.display()));
         }
-        Err(error) => return Err(failed("writing", &error)),
+        Err(error) => return Err(failed("writing the file", &error)),
     }
     std::fs::File::open(folder)
         .and_then(|folder| folder.sync_all())
-        .map_err(|error| failed("syncing the folder of", &error))?;
+        .map_err(|error| failed("syncing the folder of the file", &error))?;
     Ok(format!("{} written, {} bytes", path.display(), content.len()))
 }
 
@@ -104,13 +109,12 @@ fn already_there(path: &Path, content: &[u8]) -> Result<bool, SendError> {
             if same {
                 return Ok(true);
             }
-            Err(SendError::reject(format!(
-                "{} is there already, with another content: it is left as it is; give the message another `file_name` or move that file away",
-                path.display()
-            )))
+            Err(SendError::reject(
+                "the file is there already, with another content: it is left as it is; give the message another `file_name` or move that file away",
+            ))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(SendError::retry(format!("looking at {}: {error}", path.display()))),
+        Err(error) => Err(SendError::retry(format!("looking at the file: {}", error.kind()))),
     }
 }
 
@@ -127,6 +131,7 @@ mod tests {
             write(&inner, "m.hl7", b"MSH|1").expect("written, or there already");
         }
         let error = write(&inner, "m.hl7", b"MSH|2").expect_err("a conflict");
+        assert!(!format!("{error:?} {error}").contains("m.hl7"), "{error}");
         assert_eq!(error.disposition, Disposition::Reject);
         assert_eq!(std::fs::read(inner.join("m.hl7")).expect("there"), b"MSH|1");
         let names: Vec<_> =
@@ -138,7 +143,9 @@ mod tests {
     fn a_folder_that_cannot_be_made_is_tried_again() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("file"), b"").expect("written");
-        let error = write(&folder.path().join("file/x"), "m", b"").expect_err("not a folder");
+        let error = write(&folder.path().join("file/Doe"), "Jane", b"").expect_err("not a folder");
+        let shown = format!("{error:?} {error}");
+        assert!(!shown.contains("Doe") && !shown.contains("Jane"), "{shown}");
         assert_eq!(error.disposition, Disposition::Retry);
     }
 }

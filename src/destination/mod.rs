@@ -45,6 +45,11 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// Works out what this message sends here: content and, for example, the file name. Pure: no I/O, no clock.
     fn prepare(&self, message: &Message) -> Result<Outgoing, ExprError>;
 
+    /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
+    fn writes_to(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Makes the destination. Reads secrets; connects lazily, at the first delivery.
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError>;
 }

@@ -1,19 +1,22 @@
 //! Events: checked, journaled once for all the channels that they fire, and answered with the messages' ids.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
-use tracing::info;
+use serde_json::{Value, json};
+use tracing::{info, warn};
 
 use super::Engine;
-use crate::action;
-use crate::journal::{Arrival, JournalError, Recipient, Repeat};
+use crate::action::event;
+use crate::channel::{Channel, State};
+use crate::journal::{Arrival, JournalError, Receipt, Recipient, Repeat};
 use crate::message::{Format, Origin, Refs};
 use crate::source::EventSource;
 
-/// An event's own id may be so long, in bytes.
-const MAX_ID_BYTES: usize = 200;
+pub use crate::action::event::EventProblem;
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,15 +27,9 @@ pub struct Fired {
     pub messages: Vec<Recipient>,
     /// Whether the same event had come before: then nothing was sent, and the messages are those of the first time.
     pub repeated: bool,
-}
-
-/// Something wrong with an event. Names places, never content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct EventProblem {
-    /// Where: a JSON pointer (RFC 6901).
-    pub pointer: String,
-    /// What is wrong, in a sentence.
-    pub message: String,
+    /// Why a channel that should have fired may not be among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// Why an event was not taken.
@@ -44,129 +41,116 @@ pub enum FireError {
     /// Its id came before with another content.
     #[error("an event with this id came before, with another content")]
     Conflict,
+    /// A channel that it would fire was paused or stopped by command: taken in for the others alone, it would never reach this
+    /// one, because a repetition sends nothing.
+    #[error("channel `{channel}` is {state} by command")]
+    Unavailable {
+        /// The channel.
+        channel: String,
+        /// `paused` or `stopped`.
+        state: &'static str,
+    },
     /// It could not be kept.
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
 
-struct Checked {
-    action: u16,
-    lab: String,
-    id: Option<String>,
-}
-
 impl Engine {
-    /// Takes an event in: `{action, lab, id?, data}`. Returns once it is on disk.
+    /// Takes an event in: `{action, lab, id?, data}`. Returns once it is on disk. Not to be dropped on the way: an event that is on
+    /// disk and whose channels were not woken waits for the next one.
     pub async fn fire(&self, body: Bytes, peer: Option<String>) -> Result<Fired, FireError> {
-        let event: Value = serde_json::from_slice(&body).map_err(|error| {
-            let message = format!("this is not JSON: line {}, column {}", error.line(), error.column());
-            FireError::Invalid(vec![EventProblem { pointer: String::new(), message }])
-        })?;
-        let checked = check(&event).map_err(FireError::Invalid)?;
-        let bound: Vec<_> = self
-            .channels()
-            .into_iter()
-            .filter(|channel| channel.spec().fires_on(checked.action, &checked.lab))
-            .collect();
-        let recipients = bound
-            .iter()
-            .map(|channel| Recipient { id: self.ids().next(), channel: channel.name().to_owned() })
-            .collect();
-        let origin = Origin {
-            source: EventSource::NAME.to_owned(),
-            peer,
-            action: Some(checked.action),
-            lab: Some(checked.lab.clone()),
-            event_id: checked.id.clone(),
-            ..Origin::default()
-        };
-        let receipt = self
-            .journal()
-            .receive(Arrival {
-                recipients,
-                received_at: Timestamp::now(),
-                origin,
-                format: Format::Json,
-                refs: Refs::of_event(&event),
-                body,
-                acknowledgement: None,
-                rejected: None,
-                idempotency_key: checked.id.as_ref().map(|id| format!("event\0{}\0{id}", checked.lab)),
-            })
-            .await?;
+        let (event, envelope) = event::read(&body).map_err(FireError::Invalid)?;
+        let note = self.note_of_mistakes();
+        let bound = self.bound_to(&envelope)?;
+        let id = envelope.id.clone();
+        if bound.is_empty() {
+            // Nothing is kept, not even its id: sent again when a channel is there, it fires that channel.
+            warn!(action = envelope.action, lab = envelope.lab, "an event fired no channel");
+            return Ok(Fired { id, messages: Vec::new(), repeated: false, note });
+        }
+        let receipt = self.journal().receive(self.arrival(&bound, &envelope, &event, body, peer)).await?;
         let repeated = match receipt.repeat() {
             Repeat::No => false,
             Repeat::SameBody => true,
+            Repeat::OtherBody if self.is_as_before(&receipt, &event)? => true,
             Repeat::OtherBody => return Err(FireError::Conflict),
         };
         if !repeated {
-            info!(action = checked.action, lab = checked.lab, messages = receipt.recipients().len(), "event");
+            info!(action = envelope.action, lab = envelope.lab, messages = receipt.recipients().len(), "event");
             for channel in bound {
                 channel.counters().received.add_one();
                 channel.wake();
             }
         }
-        Ok(Fired { id: checked.id, messages: receipt.recipients().to_vec(), repeated })
+        Ok(Fired { id, messages: receipt.recipients().to_vec(), repeated, note })
     }
-}
 
-fn check(event: &Value) -> Result<Checked, Vec<EventProblem>> {
-    let mut problems = Vec::new();
-    let mut problem =
-        |pointer: &str, message: String| problems.push(EventProblem { pointer: pointer.to_owned(), message });
-    let Some(object) = event.as_object() else {
-        problem("", "an event is a JSON object: {\"action\": 49, \"lab\": \"acme\", \"data\": {…}}".to_owned());
-        return Err(problems);
-    };
-    for key in object.keys().filter(|key| !["action", "lab", "id", "data"].contains(&key.as_str())) {
-        let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
-        problem(&pointer, "an event has no such key: `action`, `lab`, `id` and `data` are known".to_owned());
-    }
-    let action = object.get("action").and_then(Value::as_u64).and_then(|id| u16::try_from(id).ok());
-    let action = action.filter(|id| action::find(*id).is_some());
-    if action.is_none() {
-        problem("/action", "the number of an action is expected; GET /api/v1/actions lists them".to_owned());
-    }
-    let lab = object.get("lab").and_then(Value::as_str).filter(|lab| !lab.trim().is_empty());
-    if lab.is_none() {
-        problem("/lab", "the lab for whom it happened is expected, as text".to_owned());
-    }
-    let id = match object.get("id") {
-        None => Some(None),
-        Some(Value::String(id)) if !id.is_empty() && id.len() <= MAX_ID_BYTES => Some(Some(id.clone())),
-        Some(_) => {
-            problem("/id", format!("an id is text of 1 to {MAX_ID_BYTES} bytes; leave it out if there is none"));
-            None
+    /// The channels that an event fires; all of them must take it.
+    fn bound_to(&self, envelope: &event::Envelope) -> Result<Vec<Arc<Channel>>, FireError> {
+        let mut bound = self.channels();
+        bound.retain(|channel| channel.spec().fires_on(envelope.action, &envelope.lab));
+        for channel in &bound {
+            let state = match channel.state() {
+                State::Paused => "paused",
+                State::Stopped => "stopped",
+                State::Running | State::Failed { .. } => continue,
+            };
+            return Err(FireError::Unavailable { channel: channel.name().to_owned(), state });
         }
-    };
-    if !object.get("data").is_some_and(Value::is_object) {
-        problem("/data", "the event's data is expected, as an object".to_owned());
+        Ok(bound)
     }
-    match (action, lab, id) {
-        (Some(action), Some(lab), Some(id)) if problems.is_empty() => Ok(Checked { action, lab: lab.to_owned(), id }),
-        _ => Err(problems),
+
+    fn arrival(
+        &self,
+        bound: &[Arc<Channel>],
+        envelope: &event::Envelope,
+        event: &Value,
+        body: Bytes,
+        peer: Option<String>,
+    ) -> Arrival {
+        let recipient =
+            |channel: &Arc<Channel>| Recipient { id: self.ids().next(), channel: channel.name().to_owned() };
+        // As JSON: whatever is in a lab's name or an id, two of them do not run together.
+        let key = |id: &String| json!(["event", envelope.lab, id]).to_string();
+        Arrival {
+            recipients: bound.iter().map(recipient).collect(),
+            received_at: Timestamp::now(),
+            origin: Origin {
+                source: EventSource::NAME.to_owned(),
+                peer,
+                action: Some(envelope.action),
+                lab: Some(envelope.lab.clone()),
+                event_id: envelope.id.clone(),
+                ..Origin::default()
+            },
+            format: Format::Json,
+            refs: Refs::of_event(event),
+            body,
+            acknowledgement: None,
+            rejected: None,
+            idempotency_key: envelope.id.as_ref().map(key),
+        }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Whether an event says what the first one with its id said, in another layout. The journal compares bytes.
+    fn is_as_before(&self, receipt: &Receipt, event: &Value) -> Result<bool, JournalError> {
+        let Some(first) = receipt.recipients().first() else { return Ok(false) };
+        let story = self.journal().story(first.id)?;
+        Ok(story.and_then(|story| serde_json::from_slice::<Value>(&story.body).ok()).is_some_and(|body| body == *event))
+    }
 
-    #[test]
-    fn every_problem_is_found_with_its_pointer() {
-        let pointers = |text: &str| -> Vec<String> {
-            let event = serde_json::from_str(text).expect("JSON");
-            check(&event).err().unwrap_or_default().into_iter().map(|problem| problem.pointer).collect()
-        };
-        assert!(pointers(r#"{"action":49,"lab":"acme","data":{}}"#).is_empty());
-        assert!(pointers(r#"{"action":49,"lab":"acme","id":"e-1","data":{}}"#).is_empty());
-        assert_eq!(pointers("[]"), [""]);
-        assert_eq!(
-            pointers(r#"{"action":8,"lab":" ","id":"","data":[],"x/y":1}"#),
-            ["/x~1y", "/action", "/lab", "/id", "/data"]
-        );
-        assert_eq!(pointers(r#"{"action":"49","data":{}}"#), ["/action", "/lab"]);
-        assert_eq!(pointers(r#"{"action":49.5,"lab":"a","id":7,"data":{}}"#), ["/action", "/id"]);
-        assert_eq!(pointers(r#"{"action":65585,"lab":"a","data":{}}"#), ["/action"]);
+    /// Files that cannot be used might hold a channel for the event: nobody knows. Those whose last good version goes on do not
+    /// count.
+    fn note_of_mistakes(&self) -> Option<String> {
+        let mut files: BTreeSet<String> =
+            self.diagnostics().iter().map(|diagnostic| diagnostic.file.name.clone()).collect();
+        for channel in self.channels() {
+            files.remove(&channel.spec().file.name);
+        }
+        match files.len() {
+            0 => None,
+            1 => Some("1 channel file has mistakes and was not considered".to_owned()),
+            count => Some(format!("{count} channel files have mistakes and were not considered")),
+        }
     }
 }

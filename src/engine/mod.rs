@@ -1,11 +1,14 @@
 //! The engine: all the channels, one journal, and how channel files that change take effect.
 
 mod events;
+mod moves;
+mod orphans;
 mod reload;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::future::join_all;
@@ -29,6 +32,9 @@ pub struct Engine {
     seen: Mutex<watch::Signature>,
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
+    /// Whether a channel's new source could not be opened at the last reload.
+    has_stuck: AtomicBool,
+    stopping: AtomicBool,
 }
 
 impl Engine {
@@ -41,6 +47,8 @@ impl Engine {
             diagnostics: RwLock::default(),
             seen: Mutex::default(),
             reloading: tokio::sync::Mutex::default(),
+            has_stuck: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
         });
         // Before the files are read: what changes from now on is seen as a change.
         engine.look();
@@ -49,6 +57,7 @@ impl Engine {
         for spec in set.channels {
             engine.add(spec).await;
         }
+        engine.warn_of_orphans();
         Ok(engine)
     }
 
@@ -77,10 +86,22 @@ impl Engine {
         self.diagnostics.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops all channels at a message boundary.
+    /// Stops all channels at a message boundary, for good: no reload starts any after this.
     pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.stop_all().await;
+        // A reload that was under way may have started one meanwhile.
+        let _no_reload = self.reloading.lock().await;
+        self.stop_all().await;
+    }
+
+    async fn stop_all(&self) {
         let channels = self.channels();
         join_all(channels.iter().map(|channel| channel.stop())).await;
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     async fn add(&self, spec: ChannelSpec) {

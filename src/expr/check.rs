@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use minijinja::machinery::ast::{CallArg, Expr, Stmt};
+use minijinja::machinery::ast::{BinOpKind, CallArg, Expr, Stmt};
 use minijinja::machinery::{Span, parse, parse_expr};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::ValueKind;
 use minijinja::{Error, ErrorKind, Value};
 
-use super::ENVIRONMENT;
-use super::scope::METHODS;
+use super::arguments::{self, Wrong};
+use super::cost::{self, TooMuch};
+use super::scope::{META, METHODS};
+use super::{ENVIRONMENT, Escaping};
 use crate::config;
 use crate::diagnostic::{SourceFile, did_you_mean};
 use crate::hl7;
@@ -96,16 +100,45 @@ pub(super) const FILTERS: &[&str] = &[
     "upper",
 ];
 
-/// Block tags on lines of their own leave no blank lines behind.
-pub(super) fn syntax() -> minijinja::syntax::SyntaxConfig {
-    let mut syntax = minijinja::syntax::SyntaxConfig::builder();
-    syntax.trim_blocks(true).lstrip_blocks(true).build().expect("the delimiters are Jinja's own")
+/// Filters whose result is a number or text.
+const SCALAR_FILTERS: &[&str] = &[
+    "base64",
+    "bool",
+    "capitalize",
+    "date",
+    "digits",
+    "float",
+    "hl7_ts",
+    "int",
+    "join",
+    "length",
+    "lookup",
+    "lower",
+    "pad",
+    "replace",
+    "sha256",
+    "string",
+    "title",
+    "tojson",
+    "trim",
+    "upper",
+];
+
+/// Block tags on lines of their own leave no blank lines behind. In HL7 a line break ends a segment, so there a tag eats none:
+/// the template step drops blank lines anyway.
+pub(super) fn syntax(escaping: &Escaping) -> SyntaxConfig {
+    let trim = !matches!(escaping, Escaping::Hl7(_));
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(trim).lstrip_blocks(trim).build().expect("the delimiters are Jinja's own")
 }
 
 pub(super) fn expression(text: &str, at: &At<'_>, tables: &mut BTreeMap<String, LookupTable>) -> bool {
+    if let Some(too_much) = cost::of_expression(text) {
+        return refuse(too_much, at);
+    }
     match parse_expr(text) {
         Ok(parsed) => {
-            let mut walk = Walk { at, tables, assigned: HashSet::new(), clean: true };
+            let mut walk = Walk { at, tables, escaping: &Escaping::None, assigned: HashSet::new(), clean: true };
             walk.expr(&parsed);
             walk.clean
         }
@@ -113,16 +146,29 @@ pub(super) fn expression(text: &str, at: &At<'_>, tables: &mut BTreeMap<String, 
     }
 }
 
-pub(super) fn template(text: &str, at: &At<'_>, tables: &mut BTreeMap<String, LookupTable>) -> bool {
-    match parse(text, "template", syntax()) {
+pub(super) fn template(
+    text: &str,
+    escaping: &Escaping,
+    at: &At<'_>,
+    tables: &mut BTreeMap<String, LookupTable>,
+) -> bool {
+    if let Some(too_much) = cost::of_template(text, syntax(escaping)) {
+        return refuse(too_much, at);
+    }
+    match parse(text, "template", syntax(escaping)) {
         Ok(parsed) => {
-            let mut walk = Walk { at, tables, assigned: HashSet::new(), clean: true };
+            let mut walk = Walk { at, tables, escaping, assigned: HashSet::new(), clean: true };
             walk.assigned_in(&parsed);
             walk.stmt(&parsed);
             walk.clean
         }
         Err(error) => syntax_error(&error, text, at),
     }
+}
+
+fn refuse(too_much: TooMuch, at: &At<'_>) -> bool {
+    at.report(too_much.place, too_much.message, String::new(), Some(too_much.help.to_owned()));
+    false
 }
 
 fn syntax_error(error: &Error, text: &str, at: &At<'_>) -> bool {
@@ -137,6 +183,7 @@ fn syntax_error(error: &Error, text: &str, at: &At<'_>) -> bool {
 struct Walk<'a, 'b> {
     at: &'a At<'b>,
     tables: &'a mut BTreeMap<String, LookupTable>,
+    escaping: &'a Escaping,
     assigned: HashSet<String>,
     clean: bool,
 }
@@ -189,9 +236,20 @@ impl Walk<'_, '_> {
             }
             Stmt::IfCond(node) => self.expr(&node.expr),
             Stmt::WithBlock(node) => node.assignments.iter().for_each(|(_, value)| self.expr(value)),
-            Stmt::Set(node) => self.expr(&node.expr),
+            Stmt::Set(node) => {
+                self.expr(&node.expr);
+                if matches!(node.target, Expr::GetAttr(_)) && !is_scalar(&node.expr) {
+                    let help = "write `+ 1`, `~`, or a filter such as `| int` or `| string` at the end".to_owned();
+                    let message = "a namespace takes numbers and text".to_owned();
+                    self.report(node.expr.span(), message, String::new(), Some(help));
+                }
+            }
             Stmt::SetBlock(node) => node.filter.iter().for_each(|filter| self.expr(filter)),
             Stmt::FilterBlock(node) => self.expr(&node.filter),
+            Stmt::AutoEscape(node) => {
+                let help = "what a template puts out is always escaped for its format".to_owned();
+                self.report(node.span(), "escaping cannot be switched".to_owned(), String::new(), Some(help));
+            }
             Stmt::Do(node) => node.call.args.iter().for_each(|argument| self.argument(argument)),
             _ => {}
         }
@@ -243,10 +301,18 @@ impl Walk<'_, '_> {
                     self.report(expr.span(), format!("no test is called `{}`", node.name), String::new(), None);
                 }
             }
-            Expr::GetAttr(node) => self.expr(&node.expr),
+            Expr::GetAttr(node) => {
+                self.expr(&node.expr);
+                self.member(&node.expr, node.name, expr.span());
+            }
             Expr::GetItem(node) => {
                 self.expr(&node.expr);
                 self.expr(&node.subscript_expr);
+                if let Expr::Const(name) = &node.subscript_expr
+                    && let Some(name) = name.value.as_str()
+                {
+                    self.member(&node.expr, name, expr.span());
+                }
                 if let (Expr::Var(var), Expr::Const(path)) = (&node.expr, &node.subscript_expr)
                     && var.id == "msg"
                 {
@@ -255,7 +321,7 @@ impl Walk<'_, '_> {
             }
             Expr::Call(node) => {
                 node.args.iter().for_each(|argument| self.argument(argument));
-                self.call(&node.expr);
+                self.call(&node.expr, &node.args);
             }
             Expr::List(node) => node.items.iter().for_each(|expr| self.expr(expr)),
             Expr::Tuple(node) => node.items.iter().for_each(|expr| self.expr(expr)),
@@ -276,17 +342,36 @@ impl Walk<'_, '_> {
         }
     }
 
-    fn call(&mut self, callee: &Expr<'_>) {
-        match callee {
-            Expr::GetAttr(node) => {
-                self.expr(&node.expr);
-                if matches!(&node.expr, Expr::Var(var) if var.id == "msg") && !METHODS.contains(&node.name) {
-                    let message = format!("`msg` has no method `{}`", node.name);
-                    self.report(callee.span(), message, String::new(), Some(format!("one of {}", METHODS.join(", "))));
-                }
-            }
-            other => self.expr(other),
+    /// `meta.lab`: what `meta` has is known.
+    fn member(&mut self, of: &Expr<'_>, name: &str, span: Span) {
+        let is_meta = matches!(of, Expr::Var(var) if var.id == "meta") && !self.assigned.contains("meta");
+        if is_meta && !META.contains(&name) {
+            let near = did_you_mean(name, META.iter().copied());
+            let label = near.map_or(String::new(), |near| format!("did you mean `{near}`?"));
+            self.report(span, format!("`meta` has no `{name}`"), label, Some(format!("one of {}", META.join(", "))));
         }
+    }
+
+    fn call(&mut self, callee: &Expr<'_>, args: &[CallArg<'_>]) {
+        let method = match callee {
+            Expr::GetAttr(node) if matches!(&node.expr, Expr::Var(var) if var.id == "msg") => node.name,
+            Expr::GetAttr(node) => return self.expr(&node.expr),
+            other => return self.expr(other),
+        };
+        if !METHODS.contains(&method) {
+            let message = format!("`msg` has no method `{method}`");
+            self.report(callee.span(), message, String::new(), Some(format!("one of {}", METHODS.join(", "))));
+        } else if let Some(wrong) = arguments::of_method(method, args) {
+            self.wrong_argument(wrong, args, callee.span());
+        }
+    }
+
+    fn wrong_argument(&mut self, wrong: Wrong, args: &[CallArg<'_>], call: Span) {
+        let span = match wrong.argument.and_then(|at| args.get(at)) {
+            Some(CallArg::Pos(argument)) => argument.span(),
+            _ => call,
+        };
+        self.report(span, wrong.message, String::new(), Some(wrong.help));
     }
 
     fn filter(&mut self, name: &str, args: &[CallArg<'_>], span: Span) {
@@ -297,6 +382,11 @@ impl Walk<'_, '_> {
             self.report(span, format!("no filter is called `{name}`"), label, None);
         } else if name == "lookup" {
             self.table(args, span);
+        } else if name == "safe" && !matches!(self.escaping, Escaping::Json | Escaping::Xml) {
+            let help = "what holds separators on purpose is written in the template, or by a `copy` step".to_owned();
+            self.report(span, "`safe` is for JSON and XML templates".to_owned(), String::new(), Some(help));
+        } else if let Some(wrong) = arguments::of_filter(name, args) {
+            self.wrong_argument(wrong, args, span);
         }
     }
 
@@ -327,6 +417,10 @@ impl Walk<'_, '_> {
     /// A path or pointer that stands there as text. What is neither (a name of a JSON member) is left to the message.
     fn path(&mut self, value: &Value, span: Span) {
         let Some(text) = value.as_str() else { return };
+        if text.starts_with('/') && text.split('/').any(|name| name == "*") {
+            let help = "write msg['/list/' ~ each.index ~ '/name']".to_owned();
+            return self.report(span, "`*` stands for no element here".to_owned(), String::new(), Some(help));
+        }
         let is_hl7 = !text.starts_with('/') && (text.contains(['-', '[', '.']) || text.len() == 3);
         if let (true, Err(error)) = (is_hl7, text.parse::<hl7::Path>()) {
             let inner = range(span);
@@ -335,6 +429,32 @@ impl Walk<'_, '_> {
             self.clean = false;
             self.at.report(start..end, format!("`{text}` is not an HL7 path"), error.message, error.help);
         }
+    }
+}
+
+/// Whether an expression can only give a number, text or a boolean. A list put into a list again and again by a loop would grow
+/// deeper than the stack on which it is dropped; only a namespace outlives a loop's round.
+fn is_scalar(expr: &Expr<'_>) -> bool {
+    match expr {
+        Expr::Const(node) => matches!(node.value.kind(), ValueKind::Number | ValueKind::String | ValueKind::Bool),
+        Expr::Compare(_) | Expr::Test(_) | Expr::UnaryOp(_) => true,
+        Expr::BinOp(node) => match node.op {
+            BinOpKind::Concat | BinOpKind::Sub | BinOpKind::Div | BinOpKind::FloorDiv | BinOpKind::Rem => true,
+            BinOpKind::Eq | BinOpKind::Ne | BinOpKind::In => true,
+            // A list plus a number is an error, a list plus a list is none.
+            BinOpKind::Add => is_scalar(&node.left) || is_scalar(&node.right),
+            _ => is_scalar(&node.left) && is_scalar(&node.right),
+        },
+        Expr::IfExpr(node) => is_scalar(&node.true_expr) && node.false_expr.iter().all(is_scalar),
+        Expr::Filter(node) => {
+            // What a filter gives where it finds nothing is one of its arguments.
+            let scalar = |argument: &CallArg<'_>| match argument {
+                CallArg::Pos(expr) | CallArg::Kwarg(_, expr) => is_scalar(expr),
+                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => false,
+            };
+            SCALAR_FILTERS.contains(&node.name) && node.args.iter().all(scalar)
+        }
+        _ => false,
     }
 }
 

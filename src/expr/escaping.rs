@@ -6,7 +6,11 @@ use std::fmt::Write as _;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Error, Output, State, Value};
 
+use super::filters::FilterError;
 use crate::hl7::{self, Separators};
+
+/// The endings that template files may have.
+pub const ENDINGS: &[&str] = &["hl7", "er7", "json", "xml", "html", "htm", "txt", "csv"];
 
 /// The format that a template writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +28,16 @@ pub enum Escaping {
 }
 
 impl Escaping {
-    /// The format of a template file, by its name; HL7 takes the separators of the MSH that the template writes itself.
-    pub fn of_file(name: &str, text: &str) -> Escaping {
-        match name.rsplit('.').next() {
-            Some("hl7" | "er7") => Escaping::Hl7(separators_in(text)),
-            Some("json") => Escaping::Json,
-            Some("xml" | "html") => Escaping::Xml,
-            _ => Escaping::None,
+    /// The format of a template file, by the ending of its name in any case, one of [`ENDINGS`]. HL7 takes the separators of
+    /// the MSH that the template writes itself. None for another ending: a format that is not known cannot be escaped for.
+    pub fn of_file(name: &str, text: &str) -> Option<Escaping> {
+        let (_, ending) = name.rsplit_once('.')?;
+        match ending.to_ascii_lowercase().as_str() {
+            "hl7" | "er7" => Some(Escaping::Hl7(separators_in(text))),
+            "json" => Some(Escaping::Json),
+            "xml" | "html" | "htm" => Some(Escaping::Xml),
+            "txt" | "csv" => Some(Escaping::None),
+            _ => None,
         }
     }
 
@@ -59,10 +66,11 @@ pub(super) fn of_template(name: &str) -> AutoEscape {
     }
 }
 
-/// minijinja's formatter: values that are marked safe, and formats that it knows, are left to it.
+/// minijinja's formatter: formats that it knows are left to it. In HL7 the only text that is not escaped is what a macro or a
+/// block of the template itself wrote: the filters that would mark a value safe do not ([`super::filters`]).
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let custom = match state.auto_escape() {
-        // `safe` is a template author's word that a value is fit for HL7; nothing is fit to leave its folder.
+        // Nothing is fit to leave its folder.
         AutoEscape::Custom(name) if !value.is_safe() || name == "file name" => name.clone(),
         AutoEscape::Custom(_) => return out.write_str(&value.to_string()).map_err(Error::from),
         _ => return minijinja::escape_formatter(out, state, value),
@@ -72,11 +80,17 @@ pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Va
     }
     let text = if value.kind() == ValueKind::None { String::new() } else { value.to_string() };
     let escaped = match custom.strip_prefix("hl7:") {
-        Some(separators) => hl7_text(&text, &separators_of(separators)),
-        None => file_name(&text),
+        Some(separators) => hl7_text(&text, &separators_of(separators)).ok_or_else(|| {
+            FilterError("a value needs an escape character, and the template's MSH-2 declares none".to_owned())
+        })?,
+        None => format!("{VALUE}{}", file_name(&text)),
     };
     out.write_str(&escaped).map_err(Error::from)
 }
+
+/// Stands before each value in a rendered path, where no literal text and no encoded value can hold it: so that it is known
+/// which parts of the path are the channel file's own.
+pub(super) const VALUE: char = '\u{1}';
 
 /// The separators that the MSH of a template declares; the usual ones where it declares none.
 fn separators_in(template: &str) -> Separators {
@@ -95,9 +109,9 @@ fn separators_of(text: &str) -> Separators {
     }
 }
 
-/// Text as an HL7 value.
-fn hl7_text(text: &str, separators: &Separators) -> String {
-    hl7::escape(&hl7_line_breaks(text, separators), separators).into_owned()
+/// Text as an HL7 value; none where it needs an escape character and there is none.
+fn hl7_text(text: &str, separators: &Separators) -> Option<String> {
+    hl7::escape_exact(&hl7_line_breaks(text, separators), separators).map(Cow::into_owned)
 }
 
 /// Line breaks as `\.br\`, which receivers show as line breaks (HL7 v2.5.1 §2.7.6) and which [`hl7::escape`] keeps; a carriage
@@ -119,6 +133,8 @@ fn file_name(text: &str) -> String {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => name.push(char::from(byte)),
             b'.' if at > 0 => name.push('.'),
+            // The mark of a value within what a macro wrote.
+            1 => {}
             _ => write!(name, "%{byte:02X}").expect("writing to a String cannot fail"),
         }
     }
@@ -133,9 +149,9 @@ mod tests {
     fn hl7_values_are_escaped_for_the_templates_own_separators() {
         let usual = separators_in("{# a comment #}\n  MSH|^~\\&|A|B\nPID|1");
         assert_eq!(usual, Separators::default());
-        assert_eq!(hl7_text("a|b^c\r\nd\ne", &usual), "a\\F\\b\\S\\c\\.br\\d\\.br\\e");
+        assert_eq!(hl7_text("a|b^c\r\nd\ne", &usual).expect("escaped"), "a\\F\\b\\S\\c\\.br\\d\\.br\\e");
         let own = separators_in("MSH$%~@*$A$B");
-        assert_eq!(hl7_text("a|b$c%d", &own), "a|b@F@c@S@d");
+        assert_eq!(hl7_text("a|b$c%d", &own).expect("escaped"), "a|b@F@c@S@d");
         for odd in ["no header", "MSH", "MSH|", "MSH日本日", "MSH日"] {
             assert_eq!(separators_in(odd), Separators::default(), "{odd}");
         }

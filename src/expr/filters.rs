@@ -6,7 +6,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime, fmt::strtime};
 use minijinja::value::{Kwargs, Rest};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use sha2::Digest as _;
 
 use super::scope::{TABLES, TablesValue};
@@ -30,6 +30,8 @@ pub(super) fn register(environment: &mut Environment<'static>) {
     environment.add_filter("digits", digits);
     environment.add_filter("base64", |text: String| STANDARD.encode(text));
     environment.add_filter("sha256", sha256);
+    environment.add_filter("tojson", tojson);
+    environment.add_filter("safe", safe);
     environment.add_function("now", now);
     environment.add_function("ulid", ulid);
 }
@@ -174,6 +176,22 @@ fn digits(text: String) -> String {
 /// `sha256`: the hash in hexadecimal.
 fn sha256(text: String) -> String {
     sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// `tojson`: a value as JSON. Jinja marks it safe everywhere; here it is so only in JSON, or it would carry `|^~` into an HL7
+/// message and quotes into an XML attribute.
+fn tojson(state: &State<'_, '_>, value: &Value, args: Kwargs) -> Result<Value, Error> {
+    let json = minijinja::filters::tojson(value, None, args)?;
+    Ok(if matches!(state.auto_escape(), AutoEscape::Json) { json } else { Value::from(json.to_string()) })
+}
+
+/// `safe`: an author's word that a value is JSON or XML as it stands. There is none for HL7 and file names: `map('safe')` gets
+/// here without having been seen when the file was read.
+fn safe(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    match state.auto_escape() {
+        AutoEscape::Json | AutoEscape::Html => Ok(Value::from_safe_string(value.to_string())),
+        _ => Err(fail("`safe` is for JSON and XML templates")),
+    }
 }
 
 fn now(state: &State<'_, '_>) -> Result<Value, Error> {

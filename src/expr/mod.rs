@@ -7,9 +7,12 @@
 //! Variables: `msg` (HL7 paths or JSON pointers), `meta`, `event`, within `each` also `each.index`. `now()` and `ulid()` are
 //! those of the message's receipt, so that the same input gives the same output.
 
+mod arguments;
 mod check;
+mod cost;
 mod escaping;
 mod filters;
+mod path;
 mod scope;
 
 use std::borrow::Cow;
@@ -25,26 +28,38 @@ use toml::Spanned;
 
 use crate::config;
 use crate::diagnostic::SourceFile;
+use crate::hl7;
 use crate::lookup_table::LookupTable;
 
 pub(crate) use check::line_span;
-pub use escaping::Escaping;
 pub(crate) use escaping::hl7_line_breaks;
+pub use escaping::{ENDINGS, Escaping};
+pub use path::{FileNameTemplate, PathTemplate};
 pub use scope::{Each, Scope};
 
 /// Upper bound of minijinja instructions for one evaluation: a loop over a large message fits, an endless one ends.
 const FUEL: u64 = 20_000_000;
 
-static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+/// How deep macros may call each other: frames are large, and worker threads have stacks of 2 MiB.
+const RECURSION_MAX: usize = 100;
+
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| environment(&Escaping::None));
+
+/// The same for HL7 templates, whose line breaks matter.
+static HL7_ENVIRONMENT: LazyLock<Environment<'static>> =
+    LazyLock::new(|| environment(&Escaping::Hl7(hl7::Separators::default())));
+
+fn environment(escaping: &Escaping) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
     environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_MAX);
     environment.set_auto_escape_callback(escaping::of_template);
     environment.set_formatter(escaping::format);
-    environment.set_syntax(check::syntax());
+    environment.set_syntax(check::syntax(escaping));
     filters::register(&mut environment);
     environment
-});
+}
 
 type Tables = Arc<BTreeMap<String, LookupTable>>;
 
@@ -118,10 +133,11 @@ impl Template {
 
     fn compile_at(text: &str, place: String, escaping: Escaping, at: &check::At<'_>) -> Template {
         let mut tables = BTreeMap::new();
-        let clean = check::template(text, at, &mut tables);
+        let clean = check::template(text, &escaping, at, &mut tables);
+        let environment = if matches!(escaping, Escaping::Hl7(_)) { &HL7_ENVIRONMENT } else { &ENVIRONMENT };
         let text = keep(text);
         let name = keep(&escaping.template_name());
-        let compiled = clean.then(|| ENVIRONMENT.template_from_named_str(name, text).ok().map(Arc::new)).flatten();
+        let compiled = clean.then(|| environment.template_from_named_str(name, text).ok().map(Arc::new)).flatten();
         Template { compiled, text, place, tables: Arc::new(tables) }
     }
 
@@ -234,103 +250,3 @@ impl JsonSchema for Template {
         json_schema!({ "type": "string", "description": "Text with expressions in it: \"{{ msg['PID-5.1'] | upper }}\"." })
     }
 }
-
-/// A part of a path that is made from a message: what expressions put in is encoded (letters, digits, `.`, `_`, `-` stay, the
-/// rest becomes `%XX`), so that no field's content can leave the folder.
-#[derive(Debug, Clone)]
-pub struct PathTemplate(Template);
-
-impl PathTemplate {
-    /// Renders to a path without control characters. `..` can come from the channel file alone: values are encoded.
-    pub fn render(&self, scope: &Scope) -> Result<String, ExprError> {
-        let path = self.0.render(scope)?;
-        match path_problem(&path) {
-            Some(problem) => Err(ExprError { place: self.0.place.clone(), message: problem.to_owned() }),
-            None => Ok(path),
-        }
-    }
-}
-
-/// A file's name made from a message: a [`PathTemplate`] without folders, at most 200 bytes.
-#[derive(Debug, Clone)]
-pub struct FileNameTemplate(PathTemplate);
-
-impl FileNameTemplate {
-    /// Renders to a file name.
-    pub fn render(&self, scope: &Scope) -> Result<String, ExprError> {
-        let name = self.0.render(scope)?;
-        match name_problem(&name) {
-            Some(problem) => Err(ExprError { place: self.0.0.place.clone(), message: problem.to_owned() }),
-            None => Ok(name),
-        }
-    }
-}
-
-fn path_problem(path: &str) -> Option<&'static str> {
-    if path.is_empty() {
-        Some("the path comes out empty")
-    } else if path.contains(|c: char| c.is_control() || c == '\\') {
-        Some("a path must not contain control characters or backslashes")
-    } else {
-        None
-    }
-}
-
-fn name_problem(name: &str) -> Option<&'static str> {
-    if name.contains('/') {
-        Some("a file name must not contain `/`: folders go into `directory`")
-    } else if name.starts_with('.') {
-        Some("a file name must not begin with a dot")
-    } else if name.len() > 200 {
-        Some("the file name comes out longer than 200 bytes")
-    } else {
-        None
-    }
-}
-
-/// What stands in the template itself, outside of expressions, can be checked at once.
-fn literal_problem(text: &str, file_name: bool) -> Option<&'static str> {
-    let literal: String = text.split("{{").enumerate().fold(String::new(), |mut literal, (at, part)| {
-        literal.push_str(if at == 0 { part } else { part.split_once("}}").map_or("", |(_, rest)| rest) });
-        literal.push_str(if text.contains("{{") { "x" } else { "" });
-        literal
-    });
-    path_problem(&literal).or_else(|| if file_name { name_problem(&literal) } else { None })
-}
-
-macro_rules! path_template {
-    ($type:ident, $file_name:literal, $wrap:expr, $description:literal) => {
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
-                let text = Spanned::<String>::deserialize(deserializer)?;
-                if let Some(problem) = literal_problem(text.get_ref(), $file_name) {
-                    config::report(text.span(), problem, "", None);
-                }
-                Ok($wrap(Template::compile(text.get_ref(), &text.span(), Escaping::FileName)))
-            }
-        }
-
-        impl JsonSchema for $type {
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "description": $description })
-            }
-        }
-    };
-}
-
-path_template!(
-    PathTemplate,
-    false,
-    PathTemplate,
-    "A folder, with expressions: \"out/{{ meta.received_at | date('%Y-%m-%d') }}\"."
-);
-path_template!(
-    FileNameTemplate,
-    true,
-    |template| FileNameTemplate(PathTemplate(template)),
-    "A file name, with expressions: \"{{ msg['MSH-10'] }}.hl7\"."
-);

@@ -157,6 +157,54 @@ impl Object for View {
 /// Names of the methods of `msg`, for load-time checks.
 pub(super) const METHODS: &[&str] = &["count", "all", "raw", "text"];
 
+/// Names of what `meta` holds, for load-time checks.
+pub(super) const META: &[&str] = &[
+    "id",
+    "channel",
+    "received_at",
+    "source",
+    "peer",
+    "action",
+    "lab",
+    "event_id",
+    "charset",
+    "file_name",
+    "reprocess_of",
+    "asked_by",
+    "reason",
+];
+
 fn filter_error(message: String) -> Error {
     FilterError(message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{MessageIds, Origin};
+
+    #[test]
+    fn all_that_meta_holds_is_named() {
+        let id = MessageIds::default().next();
+        let text = || Some("x".to_owned());
+        let origin = Origin {
+            source: "event".to_owned(),
+            peer: text(),
+            action: Some(1),
+            lab: text(),
+            event_id: text(),
+            charset: Some("utf-8".into()),
+            file_name: text(),
+            reprocess_of: Some(id),
+            asked_by: Some("x".into()),
+            reason: Some("x".into()),
+        };
+        let meta = Meta { id, channel: "c".to_owned(), received_at: jiff::Timestamp::UNIX_EPOCH, origin };
+        let json = serde_json::to_value(&meta).expect("JSON");
+        let mut names: Vec<&str> = json.as_object().expect("an object").keys().map(String::as_str).collect();
+        let mut known = META.to_vec();
+        names.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(names, known);
+    }
 }

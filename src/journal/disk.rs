@@ -26,7 +26,7 @@ use super::story::Unreadable;
 use super::writer::{Answer, Job, Shared, Work, Writer};
 use super::{
     Arrival, Attempt, Command, DeliveryId, DeliveryState, Depth, Journal, JournalError, Lane, MessageState,
-    NewDelivery, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, folder, recovery, search,
+    NewDelivery, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -197,6 +197,10 @@ impl Journal for Disk {
 
     fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
         self.shared.depth(lane)
+    }
+
+    fn waiting(&self) -> Result<Vec<Waiting>, JournalError> {
+        self.shared.waiting()
     }
 
     fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {

@@ -22,6 +22,7 @@ use crate::message::{MessageId, RefKind};
 
 pub(super) const MESSAGES: &[u8] = b"m";
 pub(super) const COUNTS: &[u8] = b"n";
+pub(super) const WAITING: &[u8] = b"w";
 pub(super) const CHECKPOINT: &[u8] = b"x";
 
 struct Key(Vec<u8>);
@@ -95,6 +96,12 @@ pub(super) fn waiting(lane: &Lane) -> Vec<u8> {
 
 pub(super) fn idempotency(key_sha256: &[u8; 32]) -> Vec<u8> {
     Key::new(b'k').bytes(key_sha256).0
+}
+
+/// The two names that a key of `n` or `w` consists of after its letter.
+pub(super) fn two_names(rest: &[u8]) -> Option<(String, String)> {
+    let mut names = rest.split(|byte| *byte == 0).map(|name| String::from_utf8_lossy(name).into_owned());
+    names.next().zip(names.next())
 }
 
 /// A prefix and what comes after it.

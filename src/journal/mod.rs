@@ -369,6 +369,25 @@ pub struct Depth {
     pub oldest: Option<Timestamp>,
 }
 
+/// Something in the journal that is not done. Never zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waiting {
+    /// Messages that wait for their channel's transformer.
+    Messages {
+        /// The channel's name.
+        channel: String,
+        /// How many.
+        count: u64,
+    },
+    /// Deliveries that are queued or retrying.
+    Deliveries {
+        /// Where.
+        lane: Lane,
+        /// How many.
+        count: u64,
+    },
+}
+
 /// Why the journal did not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
@@ -479,6 +498,10 @@ pub trait Journal: Send + Sync + 'static {
 
     /// How much waits in a lane. Cost does not grow with its length.
     fn depth(&self, lane: &Lane) -> Result<Depth, JournalError>;
+
+    /// Everything that waits, also what no channel file speaks of any more. Cost grows with channels and lanes, not with what
+    /// waits.
+    fn waiting(&self) -> Result<Vec<Waiting>, JournalError>;
 
     /// How many messages of a channel are in each state.
     fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError>;

@@ -9,7 +9,7 @@ use super::record::{Place, Record};
 use super::writer::Shared;
 use super::{
     DeliveryId, DeliveryStory, DeliverySummary, Depth, JournalError, Lane, MessageState, Outgoing, Queued, Story,
-    Summary, Untransformed, keys,
+    Summary, Untransformed, Waiting, keys,
 };
 use crate::message::{Format, MessageId};
 
@@ -95,6 +95,25 @@ impl Shared {
             oldest = [oldest, received].into_iter().flatten().min();
         }
         Ok(Depth { waiting, oldest })
+    }
+
+    pub(super) fn waiting(&self) -> Result<Vec<Waiting>, JournalError> {
+        let mut waiting = Vec::new();
+        for (key, count) in self.index.scan(keys::COUNTS, &[], usize::MAX)? {
+            let Some(((channel, state), count)) = keys::two_names(&key).zip(keys::number(&count)) else { continue };
+            if state == MessageState::Received.as_str() && count > 0 {
+                waiting.push(Waiting::Messages { channel, count });
+            }
+        }
+        for (key, count) in self.index.scan(keys::WAITING, &[], usize::MAX)? {
+            let Some(((channel, destination), count)) = keys::two_names(&key).zip(keys::number(&count)) else {
+                continue;
+            };
+            if count > 0 {
+                waiting.push(Waiting::Deliveries { lane: Lane { channel, destination }, count });
+            }
+        }
+        Ok(waiting)
     }
 
     pub(super) fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {

@@ -46,6 +46,10 @@ impl Server {
         let app = Router::new()
             .nest("/api/v1", api::routes())
             .merge(api::health())
+            .method_not_allowed_fallback(|| async {
+                let message = "this path is there, but not for this method";
+                api::Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+            })
             .fallback(|| async { api::Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such path") })
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
             .layer(middleware::from_fn(only_this_machine))

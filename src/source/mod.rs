@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,7 @@ mod mllp;
 
 pub use event::EventSource;
 pub use intake::{Intake, IntakeError, Taken};
-pub use mllp::judge;
+pub use mllp::{Judged, judge};
 
 /// A kind of source: everything about it that others need is derived from this.
 pub struct SourceKind {
@@ -44,6 +45,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it needs alone: two channels that name the same resource cannot run together.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
+    }
+
+    /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.
+    fn judge(&self, _raw: &Bytes) -> Option<Judged> {
+        None
     }
 
     /// Opens what it needs (binds its port). Spawns nothing, so that a refused reload leaves nothing running.

@@ -7,7 +7,7 @@ use crate::expr::Each;
 use crate::message::Message;
 
 use super::field::{Target, place};
-use super::{Step, StepError, StepKind, Verdict, hl7_body, hl7_body_mut, json_body, json_body_mut};
+use super::{Place, Step, StepError, StepKind, Verdict, hl7_body, hl7_body_mut, json_body, json_body_mut};
 
 pub(super) const KIND: StepKind = StepKind {
     name: "copy",
@@ -64,6 +64,10 @@ fn field(entry: Entry<'_>) -> Option<(Target, Target)> {
 }
 
 impl Step for Copy {
+    fn places(&self) -> Vec<Place<'_>> {
+        self.fields.iter().flat_map(|(to, from)| [Place(to), Place(from)]).collect()
+    }
+
     fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
         for (to, from) in &self.fields {
             let (to, from) = (to.at(each), from.at(each));
@@ -75,7 +79,7 @@ impl Step for Copy {
                 }
                 (Target::Pointer(to_pointer), Target::Pointer(from_pointer)) => {
                     let value = json_body(message, &from)?.pointer(from_pointer).cloned().unwrap_or_default();
-                    *place(json_body_mut(message, &to)?, to_pointer) = value;
+                    *place(json_body_mut(message, &to)?, to_pointer)? = value;
                 }
                 _ => unreachable!("refused when the channel file was read"),
             }

@@ -9,7 +9,7 @@ use crate::expr::Each;
 use crate::message::Message;
 
 use super::field::Target;
-use super::{Step, StepError, StepKind, Verdict};
+use super::{Place, Step, StepError, StepKind, Verdict};
 
 pub(super) const KIND: StepKind = StepKind {
     name: "delete",
@@ -74,6 +74,10 @@ fn deletable(place: &Spanned<String>) -> Option<Target> {
 }
 
 impl Step for Delete {
+    fn places(&self) -> Vec<Place<'_>> {
+        self.targets.iter().map(Place).collect()
+    }
+
     fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
         for target in &self.targets {
             target.at(each).delete(message)?;

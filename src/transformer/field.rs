@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use toml::Spanned;
 
-use super::{StepError, hl7_body, hl7_body_mut, json_body, json_body_mut};
+use super::{PointerProblem, StepError, hl7_body, hl7_body_mut, json_body, json_body_mut};
 use crate::config::{self, Entry};
 use crate::expr::{Each, hl7_line_breaks};
 use crate::hl7;
@@ -52,6 +52,11 @@ impl Target {
     /// A place that can be written: a field, and not the delimiters themselves.
     pub(super) fn parse_writable(text: &str, span: &Range<usize>) -> Option<Target> {
         let target = Target::parse(text, span)?;
+        if target == Target::Pointer("/".to_owned()) {
+            let help = Some("name the member, as in `/patient/name`".to_owned());
+            config::report(span.clone(), "`/` names a member whose name is empty", "", help);
+            return None;
+        }
         if let Target::Hl7(path) = &target {
             let problem = match (path.segment(), path.field()) {
                 (_, None) => "names a whole segment: a field is expected, as in `PID-5`",
@@ -91,13 +96,24 @@ impl Target {
             }
             (Target::Pointer(pointer), Some(each)) => {
                 let star = format!("{}/*", each.segment);
-                match pointer.strip_prefix(&star) {
+                match pointer.strip_prefix(&star).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
                     Some(rest) => Target::Pointer(format!("{}/{}{rest}", each.segment, each.index)),
                     None => self.clone(),
                 }
             }
             _ => self.clone(),
         }
+    }
+
+    /// Whether this is a pointer with a `*` that stands for no index: only the array that `each` names gives it one.
+    pub(super) fn has_loose_star(&self, each: Option<&Target>) -> bool {
+        let Target::Pointer(pointer) = self else { return false };
+        let rest = match each {
+            Some(Target::Pointer(each)) => pointer.strip_prefix(&format!("{each}/*")).unwrap_or(pointer),
+            _ => pointer,
+        };
+        rest.split('/').skip(usize::from(rest.starts_with('/'))).any(|name| name == "*")
+            || (rest.len() < pointer.len() && !rest.is_empty() && !rest.starts_with('/'))
     }
 
     /// The text at the place; empty where there is nothing.
@@ -125,7 +141,7 @@ impl Target {
                 body.set(path, &text).map_err(|error| StepError::Edit { path: path.to_string(), error })
             }
             Target::Pointer(pointer) => {
-                *place(json_body_mut(message, self)?, pointer) = Value::String(text.to_owned());
+                *place(json_body_mut(message, self)?, pointer)? = Value::String(text.to_owned());
                 Ok(())
             }
         }
@@ -159,23 +175,37 @@ fn unescape(name: &str) -> String {
     name.replace("~1", "/").replace("~0", "~")
 }
 
-/// The value at a pointer, with the objects on the way made where they are missing.
-pub(super) fn place<'v>(root: &'v mut Value, pointer: &str) -> &'v mut Value {
+/// The value at a pointer, with the objects on the way made where they are missing. `-` appends to an array (RFC 6901 §4,
+/// RFC 6902 §4.1). What is there and is neither object nor array is never replaced by one.
+pub(super) fn place<'v>(root: &'v mut Value, pointer: &str) -> Result<&'v mut Value, StepError> {
+    let problem = |problem| StepError::Pointer { path: pointer.to_owned(), problem };
     let mut value = root;
     for name in pointer.split('/').skip(1).map(unescape) {
-        let index =
-            name.parse::<usize>().ok().filter(|index| value.as_array().is_some_and(|array| *index < array.len()));
-        value = match index {
-            Some(index) => &mut value[index],
-            None => {
-                if !value.is_object() {
-                    *value = Value::Object(serde_json::Map::new());
-                }
-                &mut value[name]
+        if value.is_null() {
+            *value = Value::Object(serde_json::Map::new());
+        }
+        value = match value {
+            Value::Object(object) => object.entry(name).or_insert(Value::Null),
+            Value::Array(array) => {
+                let length = array.len();
+                let index = if name == "-" {
+                    array.push(Value::Null);
+                    length
+                } else {
+                    index(&name).ok_or_else(|| problem(PointerProblem::NoIndex))?
+                };
+                array.get_mut(index).ok_or_else(|| problem(PointerProblem::OutOfRange { length }))?
             }
+            _ => return Err(problem(PointerProblem::NoParent)),
         };
     }
-    value
+    Ok(value)
+}
+
+/// An index into an array: digits without leading zeros.
+fn index(name: &str) -> Option<usize> {
+    let digits = name.bytes().all(|byte| byte.is_ascii_digit()) && (name == "0" || !name.starts_with('0'));
+    if digits { name.parse().ok() } else { None }
 }
 
 /// A place that is read or deleted.

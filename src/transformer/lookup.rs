@@ -11,7 +11,7 @@ use crate::lookup_table::LookupTable;
 use crate::message::Message;
 
 use super::field::Target;
-use super::{Step, StepError, StepKind, Verdict};
+use super::{Place, Step, StepError, StepKind, Verdict};
 
 pub(super) const KIND: StepKind = StepKind {
     name: "lookup",
@@ -75,6 +75,10 @@ fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
 }
 
 impl Step for Lookup {
+    fn places(&self) -> Vec<Place<'_>> {
+        vec![Place(&self.field), Place(&self.into)]
+    }
+
     fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
         let field = self.field.at(each);
         let code = field.text(message)?;

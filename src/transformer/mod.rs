@@ -52,8 +52,17 @@ pub enum Verdict {
     Filtered,
 }
 
+/// A place in a message that a step names.
+#[derive(Debug)]
+pub struct Place<'s>(&'s Target);
+
 /// One verb at work.
 pub trait Step: fmt::Debug + Send + Sync {
+    /// The places that the step names, for checks that need the step's other keys.
+    fn places(&self) -> Vec<Place<'_>> {
+        Vec::new()
+    }
+
     /// Applies the step to the message, at one of its segments when the step has `each`.
     fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError>;
 }
@@ -88,6 +97,14 @@ pub enum StepError {
         /// What the message is.
         found: &'static str,
     },
+    /// A JSON pointer that leads nowhere.
+    #[error("{path}: {problem}")]
+    Pointer {
+        /// The pointer.
+        path: String,
+        /// What is in the way.
+        problem: PointerProblem,
+    },
     /// A code that the table does not hold.
     #[error("{path}: the table does not hold this code (`otherwise` says what to do then)")]
     NotInTable {
@@ -104,6 +121,23 @@ pub enum StepError {
         /// What is wrong.
         error: String,
     },
+}
+
+/// Why nothing can be written at a JSON pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PointerProblem {
+    /// No such element.
+    #[error("the array has {length} elements, counted from 0; `-` appends one")]
+    OutOfRange {
+        /// How many there are.
+        length: usize,
+    },
+    /// A name where an index is due.
+    #[error("an array's elements are numbers from 0, or `-` to append one")]
+    NoIndex,
+    /// Text, a number or a boolean on the way.
+    #[error("what it leads through is neither an object nor an array, and is left as it is")]
+    NoParent,
 }
 
 /// The steps of a channel or of a destination.
@@ -217,7 +251,16 @@ fn parse_step(mut table: Table<'_>, number: usize) -> Option<Placed> {
         config::report(table.span(), format!("{} has no verb", table.name()), "", Some(help));
         return None;
     };
-    let step = (kind.parse)(table.take(kind.name)?)?;
+    let entry = table.take(kind.name)?;
+    let span = entry.value.span();
+    let step = (kind.parse)(entry)?;
+    for Place(target) in step.places() {
+        if target.has_loose_star(each.as_ref()) {
+            let help =
+                "`*` is the element that the step's `each` is at: each = \"/list\" and \"/list/*/name\"".to_owned();
+            config::report(span.clone(), format!("the `*` of `{target}` stands for no element"), "", Some(help));
+        }
+    }
     Some(Placed { step, when, each, place })
 }
 

@@ -7,8 +7,8 @@ use crate::config::{self, Entry};
 use crate::expr::{Each, Escaping, Template};
 use crate::message::Message;
 
-use super::field::Target;
-use super::{Step, StepError, StepKind, Verdict, scope};
+use super::field::{Target, place};
+use super::{Place, Step, StepError, StepKind, Verdict, json_body_mut, scope};
 
 pub(super) const KIND: StepKind = StepKind {
     name: "set",
@@ -20,7 +20,15 @@ pub(super) const KIND: StepKind = StepKind {
 
 #[derive(Debug)]
 struct Set {
-    fields: Vec<(Target, Template)>,
+    fields: Vec<(Target, New)>,
+}
+
+/// What is written.
+#[derive(Debug)]
+enum New {
+    Text(Template),
+    /// A number of the channel file: one in JSON too.
+    Integer(i64),
 }
 
 fn schema(_: &mut SchemaGenerator) -> Schema {
@@ -45,21 +53,38 @@ fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
     Some(Box::new(Set { fields }))
 }
 
-fn field(entry: Entry<'_>) -> Option<(Target, Template)> {
+fn field(entry: Entry<'_>) -> Option<(Target, New)> {
     let target = Target::parse_writable(entry.name(), &entry.key.span());
-    let text = match entry.value.get_ref() {
-        DeValue::Integer(number) => number.to_string(),
-        _ => entry.text()?.into_inner(),
+    let number = match entry.value.get_ref() {
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
     };
-    let template = Template::compile(&text, &entry.value.span(), Escaping::None);
-    target.map(|target| (target, template))
+    let new = match number {
+        Some(number) => New::Integer(number),
+        None => New::Text(Template::compile(entry.text()?.get_ref(), &entry.value.span(), Escaping::None)),
+    };
+    target.map(|target| (target, new))
 }
 
 impl Step for Set {
+    fn places(&self) -> Vec<Place<'_>> {
+        self.fields.iter().map(|(target, _)| Place(target)).collect()
+    }
+
     fn apply(&self, message: &mut Message, each: Option<&Each>) -> Result<Verdict, StepError> {
-        for (target, template) in &self.fields {
-            let text = template.render(&scope(message, each))?;
-            target.at(each).set(message, &text)?;
+        for (target, new) in &self.fields {
+            let target = target.at(each);
+            match (new, &target) {
+                (New::Text(template), _) => {
+                    // On a line of its own: while the scope lives, it shares the body, and writing would copy all of it.
+                    let text = template.render(&scope(message, each))?;
+                    target.set(message, &text)?;
+                }
+                (New::Integer(number), Target::Hl7(_)) => target.set(message, &number.to_string())?,
+                (New::Integer(number), Target::Pointer(pointer)) => {
+                    *place(json_body_mut(message, &target)?, pointer)? = (*number).into();
+                }
+            }
         }
         Ok(Verdict::Continue)
     }

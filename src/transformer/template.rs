@@ -6,7 +6,7 @@ use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::config::{self, Entry};
-use crate::expr::{Each, Escaping, Template};
+use crate::expr::{ENDINGS, Each, Escaping, Template};
 use crate::hl7;
 use crate::message::{Body, Message};
 
@@ -28,7 +28,8 @@ struct Write {
 
 #[derive(Debug, Clone, Copy)]
 enum Writes {
-    Hl7,
+    /// With the separators that values are escaped for.
+    Hl7(hl7::Separators),
     Json,
     Text,
 }
@@ -40,9 +41,18 @@ fn schema(_: &mut SchemaGenerator) -> Schema {
 fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
     let path = entry.text()?;
     let file = config::load_text(&path.span(), path.get_ref(), "template")?;
-    let escaping = Escaping::of_file(path.get_ref(), &file.text);
+    let Some(escaping) = Escaping::of_file(path.get_ref(), &file.text) else {
+        let message = format!("`{}` has no ending that says what it writes", path.get_ref());
+        let help = format!("a template file ends in .{}: values are escaped for that format", ENDINGS.join(", ."));
+        config::report(path.span(), message, "", Some(help));
+        return None;
+    };
+    if file.text.trim().is_empty() {
+        config::report(path.span(), format!("template `{}` is empty", path.get_ref()), "", None);
+        return None;
+    }
     let writes = match &escaping {
-        Escaping::Hl7(_) => Writes::Hl7,
+        Escaping::Hl7(separators) => Writes::Hl7(*separators),
         Escaping::Json => Writes::Json,
         _ => Writes::Text,
     };
@@ -54,9 +64,14 @@ impl Step for Write {
         let text = self.template.render(&scope(message, each))?;
         let written = |format, error| StepError::Written { place: self.template.place().to_owned(), format, error };
         let body = match self.writes {
-            Writes::Hl7 => {
+            Writes::Hl7(escaped_for) => {
                 let parsed = hl7::Message::parse(Bytes::from(segments(&text)), &hl7::Limits::default());
-                Body::Hl7(parsed.map_err(|error| written("HL7", error.to_string()))?)
+                let parsed = parsed.map_err(|error| written("HL7", error.to_string()))?;
+                if *parsed.separators() != escaped_for {
+                    let problem = "its MSH declares other separators than values were escaped for: write MSH-1 and MSH-2 out, before any other line that begins with MSH";
+                    return Err(written("safe HL7", problem.to_owned()));
+                }
+                Body::Hl7(parsed)
             }
             Writes::Json => Body::Json(
                 serde_json::from_str(&text)

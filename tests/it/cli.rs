@@ -46,6 +46,11 @@ fn wrong_usage_is_2() {
         &["check", "no/such/folder"],
         &["messages", "retry"],
         &["messages", "list", "--ref", "colour=blue"],
+        &["messages", "list", "--state", "bogus"],
+        &["messages", "retry", "--state", "bogus"],
+        &["actions", "--channels", "no/such/folder"],
+        &["check", "fixtures/hl7"],
+        &["test", "fixtures/hl7"],
         &["send", "127.0.0.1:1"],
     ] {
         let (code, text) = run(arguments);

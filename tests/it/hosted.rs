@@ -404,7 +404,8 @@ async fn a_packet_that_is_too_long_ends_the_connection() {
         let mut rest = Vec::new();
         let ended = channel.read_to_end(&mut rest);
         assert!(ended.is_err() || rest.is_empty());
-        assert!(session.channel_session().is_err(), "the connection lives");
+        // The cut may be on its way: until it arrives, libssh2 may still begin a channel.
+        eventually("the connection is cut", || session.channel_session().is_err().then_some(()));
     })
     .await;
 }

@@ -3,6 +3,8 @@
 
 mod support;
 
+mod api;
+mod channel_tests;
 mod check;
 mod cli;
 mod conformance;

@@ -78,3 +78,24 @@ fn the_demo_ends_well() {
         assert!(text.contains(words), "{words} is not in:\n{text}");
     }
 }
+
+#[test]
+fn the_demo_leaves_nothing_behind_when_it_is_told_to_end() {
+    use std::io::{BufRead as _, BufReader};
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = crate::support::rig::labwire()
+        .arg("demo")
+        .env("TMPDIR", folder.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.starts_with("Look around")));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(Command::new("kill").arg(demo.id().to_string()).status().unwrap().success());
+    lines.for_each(drop);
+    let status = crate::support::eventually::eventually("the demo ends on SIGTERM", || demo.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the folder with the key is gone");
+}

@@ -1,7 +1,14 @@
 //! Channel files that change while the engine runs.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
+use labwire::channel::State;
+use labwire::engine::Engine;
+use labwire::journal::{Arrival, Journal as _, Recipient};
+use labwire::message::{Format, MessageIds, Origin, Refs};
 use serde_json::Value;
 
 use crate::support::eventually::eventually;
@@ -9,6 +16,7 @@ use crate::support::fixture_bytes;
 use crate::support::mllp_client::{MllpClient, field};
 use crate::support::mllp_server::MllpServer;
 use crate::support::rig::Rig;
+use crate::support::test_journal::TestJournal;
 
 fn channel(listen: &str, peer: SocketAddr, set: &str) -> String {
     format!(
@@ -24,6 +32,29 @@ type = "mllp"
 address = "{peer}"
 "#
     )
+}
+
+/// The same under another name.
+fn named(name: &str, listen: impl ToString, peer: &MllpServer, set: &str) -> String {
+    channel(&listen.to_string(), peer.address(), set).replace("\"results\"", &format!("\"{name}\""))
+}
+
+/// An address that nobody listens on.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn wait_for_mistake(rig: &Rig, words: &[&str]) {
+    eventually(&format!("a mistake with {words:?} is shown"), || {
+        let shown = view(rig)["diagnostics"].to_string();
+        words.iter().all(|word| shown.contains(word)).then_some(())
+    });
+}
+
+fn wait_for_address(rig: &Rig, channel: usize, address: SocketAddr) {
+    eventually(&format!("channel {channel} listens on {address}"), || {
+        (view(rig)["channels"][channel]["listens_on"] == address.to_string()).then_some(())
+    });
 }
 
 fn view(rig: &Rig) -> Value {
@@ -159,4 +190,256 @@ file_name = "{{ meta.id }}.txt"
         let files = std::fs::read_dir(rig.path().join("out")).ok()?;
         files.flatten().any(|file| std::fs::read(file.path()).is_ok_and(|content| content == b"two")).then_some(())
     });
+}
+
+#[test]
+fn a_copy_of_a_file_takes_neither_name_nor_port_from_the_channel_that_runs() {
+    let peer = MllpServer::start();
+    let address = free();
+    let rig = Rig::with(&channel(&address.to_string(), peer.address(), "ONE"));
+    let mut client = MllpClient::connect(address).unwrap();
+    let message = fixture_bytes("hl7/oru-r01.hl7");
+    rig.write("channels/a-copy.toml", channel("127.0.0.1:0", peer.address(), "COPY"));
+    wait_for_mistake(&rig, &["a-copy.toml:2:8: two channels are called `results`", "channel.toml)"]);
+    rig.write("channels/a-copy.toml", named("copy", address, &peer, "COPY"));
+    wait_for_mistake(&rig, &["a-copy.toml:3:2: two channels listen on port", "`results`", "channel.toml)"]);
+    // Also while the file of the channel that runs is broken.
+    rig.write("channels/channel.toml", "name = ");
+    wait_for_mistake(&rig, &["a-copy.toml:3:2: two channels listen on port", "channel.toml:1:"]);
+    rig.write("channels/a-copy.toml", channel("127.0.0.1:0", peer.address(), "COPY"));
+    wait_for_mistake(&rig, &["a-copy.toml:2:8: two channels are called `results`", "channel.toml:1:"]);
+
+    assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA", "the connection is the old one");
+    eventually("it is sent", || peer.received().last().map(|last| assert_eq!(field(last, "MSH", 5), "ONE")));
+    assert_eq!(view(&rig)["channels"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn at_the_start_neither_of_two_files_with_one_name_or_port_is_taken() {
+    let peer = MllpServer::start();
+    let address = free();
+    let mut rig = Rig::new();
+    for (file, name, listen) in [
+        ("a", "twice", "127.0.0.1:0".to_owned()),
+        ("b", "twice", "127.0.0.1:0".to_owned()),
+        ("c", "left", address.to_string()),
+        ("d", "right", address.to_string()),
+        ("e", "alone", "127.0.0.1:0".to_owned()),
+    ] {
+        rig.write(&format!("channels/{file}.toml"), named(name, listen, &peer, "X"));
+    }
+    rig.start();
+    let shown = view(&rig);
+    assert_eq!(shown["channels"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(shown["channels"][0]["name"], "alone");
+    for (at, (file, other)) in [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")].into_iter().enumerate() {
+        let line = shown["diagnostics"][at].as_str().unwrap();
+        assert!(line.contains(&format!("/{file}.toml:")) && line.contains(&format!("/{other}.toml)")), "{line}");
+    }
+    std::fs::remove_file(rig.channels().join("b.toml")).unwrap();
+    eventually("the other one is taken", || (view(&rig)["channels"].as_array()?.len() == 2).then_some(()));
+}
+
+#[test]
+fn two_channels_swap_their_ports() {
+    let peer = MllpServer::start();
+    let (one, two, three) = (free(), free(), free());
+    let mut rig = Rig::new();
+    rig.write("channels/a.toml", named("a", one, &peer, "A"));
+    rig.write("channels/b.toml", named("b", two, &peer, "B"));
+    rig.start();
+    rig.write("channels/a.toml", named("a", two, &peer, "A"));
+    rig.write("channels/b.toml", named("b", one, &peer, "B"));
+    wait_for_address(&rig, 0, two);
+    wait_for_address(&rig, 1, one);
+    // One after the other: a goes where b was.
+    rig.write("channels/b.toml", named("b", three, &peer, "B"));
+    rig.write("channels/a.toml", named("a", one, &peer, "A"));
+    wait_for_address(&rig, 0, one);
+    wait_for_address(&rig, 1, three);
+    wait_for_receiver(&peer, "A", || assert_eq!(send(one), "AA"));
+    wait_for_receiver(&peer, "B", || assert_eq!(send(three), "AA"));
+    assert_eq!(view(&rig)["diagnostics"], serde_json::json!([]));
+}
+
+#[test]
+fn a_new_source_that_cannot_be_opened_is_shown_and_tried_until_it_can_while_the_old_one_runs() {
+    let peer = MllpServer::start();
+    let old = free();
+    let rig = Rig::with(&channel(&old.to_string(), peer.address(), "ONE"));
+    let mut client = MllpClient::connect(old).unwrap();
+    let message = fixture_bytes("hl7/oru-r01.hl7");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let new = taken.local_addr().unwrap();
+    rig.write("channels/channel.toml", channel(&new.to_string(), peer.address(), "TWO"));
+    wait_for_mistake(&rig, &["channel.toml:3:2: its new version cannot be used: cannot listen on", &new.to_string()]);
+    assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA", "the connection is the old one");
+    drop(taken);
+    wait_for_address(&rig, 0, new);
+    wait_for_receiver(&peer, "TWO", || assert_eq!(send(new), "AA"));
+    eventually("nothing is wrong any more", || (view(&rig)["diagnostics"] == serde_json::json!([])).then_some(()));
+    assert_eq!(rig.log().matches("its new version cannot be used").count(), 1, "{}", rig.log());
+}
+
+#[test]
+fn an_option_of_the_source_changes_on_the_same_port() {
+    let peer = MllpServer::start();
+    let address = free();
+    let text = channel(&address.to_string(), peer.address(), "ONE");
+    let rig = Rig::with(&text);
+    let limited = text.replace("listen =", "max_frame = \"1KiB\"\nlisten =").replace("ONE", "TWO");
+    rig.write("channels/channel.toml", limited);
+    eventually("large messages are refused", || {
+        let large = MllpClient::connect(address).and_then(|mut client| client.send(&[b'x'; 4096]));
+        large
+            .map_or(Some(()), |answer| (!answer.contains("AA")).then_some(()))
+            .filter(|()| rig.log().contains("its new version is in effect"))
+    });
+    assert_eq!(view(&rig)["diagnostics"], serde_json::json!([]));
+    wait_for_address(&rig, 0, address);
+}
+
+#[test]
+fn a_channel_that_is_taken_out_of_service_never_opens_its_new_source() {
+    let peer = MllpServer::start();
+    let old = free();
+    let rig = Rig::with(&channel(&old.to_string(), peer.address(), "ONE"));
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let new = taken.local_addr().unwrap().to_string();
+    rig.write("channels/channel.toml", format!("enabled = false{}", channel(&new, peer.address(), "TWO")));
+    eventually("it is stopped", || (view(&rig)["channels"][0]["state"] == "stopped").then_some(()));
+    assert!(MllpClient::connect(old).is_err(), "the old source is closed");
+    assert!(!rig.log().contains("cannot listen"), "{}", rig.log());
+    assert_eq!(view(&rig)["diagnostics"], serde_json::json!([]));
+}
+
+#[test]
+fn files_that_change_all_the_time_keep_neither_a_change_nor_the_end_waiting() {
+    let peer = MllpServer::start();
+    let mut rig = Rig::with(&channel("127.0.0.1:0", peer.address(), "ONE"));
+    let address = rig.listener("results");
+    let busy = rig.channels().join("tables/busy.csv");
+    std::fs::create_dir(busy.parent().unwrap()).unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let writer = std::thread::spawn(move || {
+        for round in 0_u64.. {
+            std::fs::write(&busy, round.to_string()).unwrap();
+            if stopped.recv_timeout(Duration::from_millis(30)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    });
+    eventually("the writer writes", || rig.channels().join("tables/busy.csv").exists().then_some(()));
+    rig.write("channels/channel.toml", channel("127.0.0.1:0", peer.address(), "TWO"));
+    wait_for_receiver(&peer, "TWO", || assert_eq!(send(address), "AA"));
+    let asked = Instant::now();
+    assert!(rig.terminate().success());
+    assert!(asked.elapsed() < Duration::from_secs(7), "it was cut off, after {:?}", asked.elapsed());
+    drop(stop);
+    writer.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_starts_any_more_once_the_engine_stops() {
+    let peer = MllpServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.toml"), named("a", "127.0.0.1:0", &peer, "A")).unwrap();
+    let engine = Engine::start(folder.path(), Arc::new(TestJournal::new())).await.unwrap();
+    engine.stop().await;
+    std::fs::write(folder.path().join("b.toml"), named("b", "127.0.0.1:0", &peer, "B")).unwrap();
+    engine.reload().await;
+    let states: Vec<_> = engine.channels().iter().map(|channel| (channel.name().to_owned(), channel.state())).collect();
+    assert_eq!(states, [("a".to_owned(), State::Stopped)]);
+}
+
+#[test]
+fn what_waits_under_a_name_that_is_gone_is_shown_until_the_name_is_back() {
+    let dead = free();
+    let text =
+        format!("{}[destination.other]\ntype = \"mllp\"\naddress = \"{dead}\"\n", channel("127.0.0.1:0", dead, "ONE"));
+    let rig = Rig::with(&text);
+    let message = fixture_bytes("hl7/oru-r01.hl7");
+    let mut client = MllpClient::connect(rig.listener("results")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA");
+    }
+    rig.wait_for("queued", 2);
+    assert_eq!(view(&rig)["orphans"], serde_json::json!([]));
+
+    // The destination is removed, then the channel renamed.
+    rig.write("channels/channel.toml", channel("127.0.0.1:0", dead, "ONE"));
+    let no_destination =
+        "destination `other` of channel `results`: 2 deliveries wait, but the channel file has no such destination";
+    eventually("the destination's queue is shown", || {
+        (view(&rig)["orphans"] == serde_json::json!([no_destination])).then_some(())
+    });
+    rig.write("channels/channel.toml", text.replace("\"results\"", "\"renamed\""));
+    let gone = |name: &str| {
+        format!("destination `{name}` of channel `results`: 2 deliveries wait, but no such channel is loaded")
+    };
+    eventually("the channel's queues are shown", || {
+        (view(&rig)["orphans"] == serde_json::json!([gone("other"), gone("peer")])).then_some(())
+    });
+    let (_, listed) = rig.cli(&["channels"]);
+    assert!(listed.contains(&format!("waiting without an owner: {}", gone("peer"))), "{listed}");
+    eventually("it is logged", || rig.log().contains(&gone("peer")).then_some(()));
+
+    let peer = MllpServer::start();
+    rig.write("channels/channel.toml", text.replace(&dead.to_string(), &peer.address().to_string()));
+    eventually("nothing waits any more", || (view(&rig)["orphans"] == serde_json::json!([])).then_some(()));
+    rig.wait_for("sent", 2);
+    assert_eq!(peer.received().len(), 4);
+}
+
+#[tokio::test]
+async fn messages_before_the_transformer_of_a_channel_that_is_gone_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Arc::new(TestJournal::new());
+    let ids = MessageIds::default();
+    let arrival = Arrival {
+        recipients: vec![Recipient { id: ids.next(), channel: "old".to_owned() }],
+        received_at: jiff::Timestamp::now(),
+        origin: Origin::default(),
+        format: Format::Json,
+        refs: Refs::default(),
+        body: "{}".into(),
+        acknowledgement: None,
+        rejected: None,
+        idempotency_key: None,
+    };
+    let _receipt = journal.receive(arrival).await.unwrap();
+    let engine = Engine::start(folder.path(), journal).await.unwrap();
+    let expected = "channel `old`: 1 message waits for its transformer, but no such channel is loaded";
+    assert_eq!(engine.orphans(), [expected]);
+}
+
+#[test]
+fn a_sender_cannot_write_channel_files() {
+    let peer = MllpServer::start();
+    let mut rig = Rig::new();
+    let archive =
+        "[destination.archive]\ntype = \"file\"\ndirectory = \"DIRECTORY\"\nfile_name = \"{{ msg['MSH-10'] }}\"\n";
+    let text = channel("127.0.0.1:0", peer.address(), "ONE") + archive;
+    std::os::unix::fs::symlink(rig.channels(), rig.path().join("link")).unwrap();
+    for (file, directory) in [("a", "archive"), ("b", "../channels/x"), ("c", "{{ meta.channel }}"), ("d", "../link/x")]
+    {
+        let text = text.replace("DIRECTORY", directory).replace("\"results\"", &format!("\"{file}\""));
+        rig.write(&format!("channels/{file}.toml"), text);
+    }
+    let deep = text.replace("DIRECTORY", "archive").replace("\"results\"", "\"e\"");
+    rig.write("channels/e/deep.toml", deep);
+    rig.write("channels/good.toml", text.replace("DIRECTORY", "../archive/{{ meta.channel }}"));
+    rig.start();
+    let shown = view(&rig);
+    for (at, file) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let line = shown["diagnostics"][at].as_str().unwrap_or_default();
+        assert!(
+            line.contains(&format!("/{file}.toml:13:13: files written here would be read as channel files")),
+            "{shown}"
+        );
+    }
+    assert!(shown["diagnostics"][4].as_str().unwrap_or_default().contains("as in `../../archive`"), "{shown}");
+    assert_eq!(shown["channels"].as_array().unwrap().len(), 1, "{shown}");
+    assert_eq!(send(rig.listener("results")), "AA");
+    eventually("it is archived", || rig.path().join("archive/results").read_dir().ok()?.next()?.ok());
 }

@@ -17,7 +17,7 @@ use crate::config::{self, Entry, Table};
 use crate::diagnostic::{Diagnostic, SourceFile};
 use crate::hl7;
 
-pub use run::{Failure, TestResult, arrived, run};
+pub use run::{Compared, Failure, TestResult, arrived, run};
 
 /// One `[[test]]`.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct TestSpec {
     pub input: NamedFile,
     /// What each destination should get; a destination that is not named is not judged.
     pub sent: BTreeMap<String, Vec<Expected>>,
-    /// Whether a filter should hold the message back.
+    /// Whether a filter should hold the message back; not, when it says nothing.
     pub filtered: Option<bool>,
     /// The acknowledgement code that the sender should get.
     pub ack: Option<String>,
@@ -64,7 +64,7 @@ pub(super) struct TestKeys {
     /// The file that goes in: a message, or an event as it would be posted.
     #[schemars(with = "String")]
     input: Spanned<String>,
-    /// Whether a filter should hold the message back.
+    /// Whether a filter should hold the message back (false if not given).
     filtered: Option<bool>,
     /// The acknowledgement code that the sender should get.
     ack: Option<AckWord>,

@@ -1,6 +1,8 @@
 //! Runs one test.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,11 +10,12 @@ use jiff::Timestamp;
 
 use super::compare;
 use super::{Expected, TestSpec};
+use crate::action::event;
 use crate::channel::ChannelSpec;
-use crate::channel::worker::process;
+use crate::channel::worker::{Processed, process};
 use crate::hl7;
 use crate::journal::{NewDelivery, Transformed};
-use crate::message::{Format, Message, MessageId, Meta, Origin};
+use crate::message::{Body, Format, Message, MessageId, Meta, Origin};
 use crate::source::{EventSource, judge};
 
 /// The id that the message of every test has.
@@ -27,10 +30,21 @@ pub struct TestResult {
     pub channel: String,
     /// The test.
     pub name: String,
-    /// What was not as expected; empty when all was.
+    /// What was not as expected, beside the expected files.
     pub failures: Vec<Failure>,
-    /// Expected files that differ from what was sent, with what was sent: `--bless` writes them.
-    pub to_bless: Vec<(std::path::PathBuf, Bytes)>,
+    /// The expected files.
+    pub files: Vec<Compared>,
+}
+
+/// An expected file, compared with what was sent.
+#[derive(Debug)]
+pub struct Compared {
+    /// The file.
+    pub path: PathBuf,
+    /// What was sent: `--bless` writes it where it differs.
+    pub sent: Bytes,
+    /// The differences.
+    pub failures: Vec<Failure>,
 }
 
 /// Something that was not as expected. Holds content: tests run on made-up messages.
@@ -52,14 +66,10 @@ impl fmt::Display for Failure {
 
 /// Runs a test of a channel. Fails only where a file cannot be read.
 pub fn run(spec: &ChannelSpec, test: &TestSpec) -> TestResult {
-    let mut result = TestResult {
-        channel: spec.name.to_string(),
-        name: test.name.clone(),
-        failures: Vec::new(),
-        to_bless: Vec::new(),
-    };
+    let mut result =
+        TestResult { channel: spec.name.to_string(), name: test.name.clone(), failures: Vec::new(), files: Vec::new() };
     match std::fs::read(&test.input.path) {
-        Ok(input) => judge_test(spec, test, Bytes::from(input), &mut result),
+        Ok(input) => judge_test(spec, test, &Bytes::from(input), &mut result),
         Err(error) => result.fail("input", format!("the file {}", test.input.written), error.to_string()),
     }
     result
@@ -68,7 +78,12 @@ pub fn run(spec: &ChannelSpec, test: &TestSpec) -> TestResult {
 impl TestResult {
     /// Whether everything was as expected.
     pub fn passed(&self) -> bool {
-        self.failures.is_empty()
+        self.all_failures().next().is_none()
+    }
+
+    /// Everything that was not as expected.
+    pub fn all_failures(&self) -> impl Iterator<Item = &Failure> {
+        self.failures.iter().chain(self.files.iter().flat_map(|file| &file.failures))
     }
 
     fn fail(&mut self, place: impl Into<String>, expected: impl Into<String>, found: impl Into<String>) {
@@ -76,7 +91,7 @@ impl TestResult {
     }
 }
 
-fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: Bytes, result: &mut TestResult) {
+fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut TestResult) {
     let meta = Meta {
         id: TEST_ID.parse::<MessageId>().expect("a valid id"),
         channel: spec.name.to_string(),
@@ -87,40 +102,55 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: Bytes, result: &mut Te
         if let Some(ack) = &test.ack {
             result.fail("ack", ack.clone(), "events are not acknowledged by HL7: leave `ack` out");
         }
-        read_event(spec, meta, &input, result)
+        read_event(spec, meta, input, result)
     } else {
-        read_hl7(test, meta, &input, result)
+        read_hl7(spec, test, meta, input, result)
     };
-    let Some(message) = read else { return };
-    let processed = process(spec, message);
-    match &processed.outcome {
-        Transformed::Errored { place, error } => {
-            let found = format!("an error at {place}: {error}");
-            match &test.error {
-                Some(words) if found.contains(words.as_str()) => {}
-                Some(words) => result.fail("error", format!("an error with {words:?}"), found),
-                None => result.fail("error", "no error", found),
-            }
-        }
-        _ if test.error.is_some() => result.fail("error", "an error", "none"),
-        _ => {}
-    }
-    let filtered = matches!(processed.outcome, Transformed::Filtered { .. });
-    if let Some(expected) = test.filtered
-        && expected != filtered
-    {
-        let words = |filtered: bool| if filtered { "filtered" } else { "not filtered" };
-        result.fail("filtered", words(expected), words(filtered));
-    } else if filtered && test.filtered.is_none() && test.sent.values().any(|expected| !expected.is_empty()) {
-        result.fail("filtered", "not filtered", "filtered");
-    }
+    // What is refused at the door is judged like a step that failed: the test's other words must hold of it too.
+    let errored = |place: &str, error: String| Processed {
+        outcome: Transformed::Errored { place: place.to_owned(), error },
+        deliveries: Vec::new(),
+    };
+    let processed = match read {
+        Ok(message) => catch_unwind(AssertUnwindSafe(|| process(spec, message)))
+            .unwrap_or_else(|_| errored("transformer", "it panicked, which is a bug in Labwire".to_owned())),
+        Err(reason) => errored("the input", reason),
+    };
+    judge_outcome(test, &processed.outcome, result);
     for (destination, expected) in &test.sent {
         judge_sent(destination, expected, &processed.deliveries, result);
     }
 }
 
-fn read_hl7(test: &TestSpec, meta: Meta, input: &Bytes, result: &mut TestResult) -> Option<Message> {
-    let judged = judge(input, &hl7::Limits::default());
+fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {
+    match (outcome, &test.error) {
+        (Transformed::Errored { place, error }, words) => {
+            let found = format!("an error at {place}: {error}");
+            match words {
+                Some(words) if found.contains(words.as_str()) => {}
+                Some(words) => result.fail("error", format!("an error with {words:?}"), found),
+                None => result.fail("error", "no error", found),
+            }
+        }
+        (_, Some(_)) => result.fail("error", "an error", "none"),
+        (_, None) => {}
+    }
+    // A message that silently goes nowhere is what a test is there to find: it must say that this is right.
+    let filtered = matches!(outcome, Transformed::Filtered { .. });
+    if test.filtered.unwrap_or(false) != filtered {
+        let words = |filtered: bool| if filtered { "filtered" } else { "not filtered" };
+        result.fail("filtered", words(!filtered), words(filtered));
+    }
+}
+
+fn read_hl7(
+    spec: &ChannelSpec,
+    test: &TestSpec,
+    meta: Meta,
+    input: &Bytes,
+    result: &mut TestResult,
+) -> Result<Message, String> {
+    let judged = spec.source.judge(input).unwrap_or_else(|| judge(input, &hl7::Limits::default()));
     let ack = judged.acknowledgement(meta.id, meta.received_at);
     let found = ack
         .and_then(|bytes| hl7::AckReply::parse(&bytes).ok())
@@ -130,41 +160,33 @@ fn read_hl7(test: &TestSpec, meta: Meta, input: &Bytes, result: &mut TestResult)
     {
         result.fail("ack", expected.clone(), found);
     }
-    match judged.rejection() {
-        Some(reason) => {
-            match &test.error {
-                Some(words) if reason.contains(words.as_str()) => {}
-                _ => result.fail("input", "a message that can be read", reason.to_owned()),
-            }
-            None
+    match (judged.rejection(), judged.message()) {
+        (None, Some(message)) => {
+            Ok(Message { meta, body: Arc::new(Body::Hl7(message.clone())), event: Arc::default() })
         }
-        None => Message::read(meta, Format::Hl7, input, &hl7::Limits::default()).ok(),
+        (reason, _) => Err(reason.unwrap_or("it cannot be read").to_owned()),
     }
 }
 
-fn read_event(spec: &ChannelSpec, mut meta: Meta, input: &Bytes, result: &mut TestResult) -> Option<Message> {
-    let event: serde_json::Value = match serde_json::from_slice(input) {
-        Ok(event) => event,
-        Err(error) => {
-            result.fail("input", "JSON", error.to_string());
-            return None;
-        }
-    };
-    let action = event.get("action").and_then(serde_json::Value::as_u64).and_then(|id| u16::try_from(id).ok());
-    let lab = event.get("lab").and_then(serde_json::Value::as_str).unwrap_or_default();
-    if !action.is_some_and(|action| spec.fires_on(action, lab)) && spec.enabled {
+fn read_event(spec: &ChannelSpec, mut meta: Meta, input: &Bytes, result: &mut TestResult) -> Result<Message, String> {
+    let (_, envelope) = event::read(input).map_err(|problems| {
+        let each: Vec<String> =
+            problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.message)).collect();
+        format!("the API refuses this event: {}", each.join("; "))
+    })?;
+    let is_bound = spec.action == Some(envelope.action) && spec.lab.as_ref().is_none_or(|lab| *lab == envelope.lab);
+    if !is_bound {
         let bound = format!(
             "an event with action {}{}",
             spec.action.unwrap_or(0),
             spec.lab.as_deref().map_or(String::new(), |lab| format!(" of lab `{lab}`"))
         );
-        result.fail("input", bound, format!("action {}, lab `{lab}`", action.unwrap_or(0)));
-        return None;
+        result.fail("input", bound, format!("action {}, lab `{}`", envelope.action, envelope.lab));
     }
-    meta.origin.action = action;
-    meta.origin.lab = Some(lab.to_owned());
-    meta.origin.event_id = event.get("id").and_then(serde_json::Value::as_str).map(str::to_owned);
-    Message::read(meta, Format::Json, input, &hl7::Limits::default()).ok()
+    meta.origin.action = Some(envelope.action);
+    meta.origin.lab = Some(envelope.lab);
+    meta.origin.event_id = envelope.id;
+    Message::read(meta, Format::Json, input, &hl7::Limits::default()).map_err(|error| error.to_string())
 }
 
 fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDelivery], result: &mut TestResult) {
@@ -181,11 +203,13 @@ fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDeliver
     for (expected, sent) in expected.iter().zip(sent) {
         match expected {
             Expected::File(file) => {
-                let content = std::fs::read(&file.path).unwrap_or_default();
-                if content != **sent {
-                    result.failures.extend(compare::contents(&place, &Arc::from(content), sent));
-                    result.to_bless.push((file.path.clone(), sent.clone()));
-                }
+                let content = std::fs::read(&file.path).ok();
+                let failures = if content.as_deref() == Some(&**sent) {
+                    Vec::new()
+                } else {
+                    compare::contents(&place, &Arc::from(content.unwrap_or_default()), sent)
+                };
+                result.files.push(Compared { path: file.path.clone(), sent: sent.clone(), failures });
             }
             Expected::Fields(fields) => result.failures.extend(compare::fields(&place, fields, sent)),
         }

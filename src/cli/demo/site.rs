@@ -59,6 +59,14 @@ pub(super) struct Arrived {
     pub(super) state: DeliveryState,
 }
 
+/// How what arrived compares with what the channel's test expects.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    /// How many deliveries the test says something of.
+    pub(super) compared: usize,
+    pub(super) differences: Vec<String>,
+}
+
 pub(super) struct Site {
     folder: tempfile::TempDir,
     partner: Hosted,
@@ -158,7 +166,8 @@ impl Site {
                     Input::Event(_) => {
                         ("partner", format!("sftp://{USER}@{}/{}", self.partner.address(), path.display()))
                     }
-                    Input::Hl7(_) => ("channels", format!("{}", path.display())),
+                    // Relative to the channel file, and beside its folder.
+                    Input::Hl7(_) => ("channels", path.strip_prefix("..").unwrap_or(&path).display().to_string()),
                 };
                 (shown, std::fs::read(self.folder.path().join(base).join(path)).ok().map(Bytes::from))
             };
@@ -167,34 +176,47 @@ impl Site {
         Ok(arrived)
     }
 
-    /// What is not as the channel's own test with the same input expects.
-    pub(super) fn differences(&self, exhibit: &Exhibit, arrived: &[Arrived], engine: &Engine) -> Vec<String> {
+    /// What arrived, beside what the channel's own test with the same input expects.
+    pub(super) fn compare(&self, exhibit: &Exhibit, arrived: &[Arrived], engine: &Engine) -> Comparison {
+        let failed = |difference: String| Comparison { compared: 0, differences: vec![difference] };
         let Some(channel) = engine.channel(exhibit.channel) else {
-            return vec!["the channel is not loaded".to_owned()];
+            return failed("the channel is not loaded".to_owned());
         };
         let spec = channel.spec();
         let input = self.folder.path().join(exhibit.file);
         let same_input = |test: &&test::TestSpec| test.input.path.canonicalize().ok() == input.canonicalize().ok();
-        let Some(test) = spec.tests.iter().find(same_input) else {
-            return vec![format!("no test of the channel has {} as its input", exhibit.file)];
-        };
-        let mut differences = Vec::new();
-        for arrived in arrived {
-            match &arrived.content {
-                None => differences.push(format!("{}: nothing arrived ({})", arrived.destination, arrived.state)),
-                Some(content) => {
-                    let found = test::arrived(test, &arrived.destination, content);
-                    differences.extend(found.iter().map(ToString::to_string));
-                }
-            }
+        match spec.tests.iter().find(same_input) {
+            Some(test) => compare(test, arrived),
+            None => failed(format!("no test of the channel has {} as its input", exhibit.file)),
         }
-        differences
     }
 
     pub(super) async fn close(self) {
         self.mirth.stop();
         self.partner.stop().await;
     }
+}
+
+fn compare(test: &test::TestSpec, arrived: &[Arrived]) -> Comparison {
+    let mut comparison = Comparison::default();
+    for (destination, _) in test.sent.iter().filter(|(_, expected)| !expected.is_empty()) {
+        if !arrived.iter().any(|arrived| arrived.destination == *destination) {
+            comparison.differences.push(format!("{destination}: nothing was sent there"));
+        }
+    }
+    for arrived in arrived {
+        match &arrived.content {
+            None => {
+                comparison.differences.push(format!("{}: nothing arrived ({})", arrived.destination, arrived.state))
+            }
+            Some(content) => {
+                let found = test::arrived(test, &arrived.destination, content);
+                comparison.differences.extend(found.iter().map(ToString::to_string));
+                comparison.compared += usize::from(test.sent.contains_key(&arrived.destination));
+            }
+        }
+    }
+    comparison
 }
 
 fn exhibits() -> Vec<Exhibit> {
@@ -207,4 +229,35 @@ fn exhibits() -> Vec<Exhibit> {
         hl7("results of a blood count", "fixtures/hl7/oru-r01.hl7", "hl7-results"),
         hl7("sixty results for a VIP", "fixtures/hl7/oru-r01-many-obx.hl7", "hl7-results"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn test_of(words: &str) -> test::TestSpec {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("c.toml");
+        let text = format!(
+            "name = \"c\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n[destination.out]\ntype = \"file\"\n\
+             directory = \"out\"\nfile_name = \"x\"\n[[test]]\nname = \"t\"\ninput = \"i\"\n{words}\n"
+        );
+        std::fs::write(&path, text).expect("a file");
+        let mut set = crate::channel::load_paths(&[path]).expect("it can be read");
+        set.channels.remove(0).tests.remove(0)
+    }
+
+    #[test]
+    fn a_destination_that_got_nothing_is_a_difference() {
+        let test = test_of("sent.out = { \"MSH-10\" = \"M1\" }");
+        let nothing = compare(&test, &[]);
+        assert_eq!((nothing.compared, nothing.differences), (0, vec!["out: nothing was sent there".to_owned()]));
+        let content = Some(Bytes::from_static(b"MSH|^~\\&|A|B|C|D|2026||ORU^R01|M1|P|2.5\r"));
+        let arrived =
+            Arrived { destination: "out".to_owned(), place: String::new(), content, state: DeliveryState::Sent };
+        let silent = compare(&test_of(""), std::slice::from_ref(&arrived));
+        assert_eq!((silent.compared, silent.differences.len()), (0, 0), "the test says nothing of it");
+        let said = compare(&test, &[arrived]);
+        assert_eq!((said.compared, said.differences.len()), (1, 0));
+    }
 }

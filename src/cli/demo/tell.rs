@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::site::{Arrived, Exhibit, Input, Site};
+use super::site::{Arrived, Comparison, Exhibit, Input, Site};
 use crate::cli::print_line;
 use crate::engine::Engine;
 use crate::journal::{DeliveryState, Story};
@@ -38,7 +38,7 @@ pub(super) fn way(
     answered: Duration,
     story: &Story,
     arrived: &[Arrived],
-    differences: &[String],
+    comparison: &Comparison,
 ) {
     let summary = &story.summary;
     let what = match exhibit.input {
@@ -85,9 +85,11 @@ pub(super) fn way(
             print_line(&format!("                {error}"));
         }
     }
-    match differences {
-        [] => print_line("   content      is what the channel's test expects"),
-        differences => differences.iter().for_each(|difference| print_line(&format!("   DIFFERS      {difference}"))),
+    if comparison.differences.is_empty() && comparison.compared > 0 {
+        print_line("   content      is what the channel's test expects");
+    }
+    for difference in &comparison.differences {
+        print_line(&format!("   DIFFERS      {difference}"));
     }
     print_line("");
 }

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Problem;
+use super::{Problem, detached};
 use crate::channel::{self, Channel, LaneStatus};
 use crate::engine::Engine;
 use crate::journal::{Depth, Journal, JournalError, Lane};
@@ -90,24 +91,36 @@ pub(super) async fn list(State(engine): State<Arc<Engine>>) -> Result<Json<Value
     let views: Result<Vec<ChannelView>, JournalError> =
         engine.channels().iter().map(|channel| ChannelView::of(channel, &**engine.journal())).collect();
     let diagnostics: Vec<String> = engine.diagnostics().iter().map(ToString::to_string).collect();
-    Ok(Json(json!({ "channels": views?, "diagnostics": diagnostics })))
+    Ok(Json(json!({ "channels": views?, "diagnostics": diagnostics, "orphans": engine.orphans() })))
 }
 
 pub(super) async fn command(
     State(engine): State<Arc<Engine>>,
-    Path((name, verb)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Json<ChannelView>, Problem> {
+    let Path((name, verb)) = path.map_err(|error| Problem::bad_request(error.body_text()))?;
     let channel = engine.channel(&name).ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, "unknown_channel", format!("no channel is called `{name}`"))
     })?;
-    match verb.as_str() {
-        "start" | "resume" => channel.start().await,
-        "pause" => channel.pause().await,
-        "stop" => channel.stop().await,
-        _ => {
-            let message = format!("a channel cannot `{verb}`: start, stop, pause and resume are known");
-            return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_verb", message));
+    detached(async move {
+        let spec = channel.spec();
+        if matches!(verb.as_str(), "start" | "resume" | "pause") && !spec.enabled {
+            let message = format!(
+                "channel `{name}` is out of service by its file: take `enabled = false` out of {} to put it in service",
+                spec.file.name
+            );
+            return Err(Problem::new(StatusCode::CONFLICT, "channel_disabled", message));
         }
-    }
-    Ok(Json(ChannelView::of(&channel, &**engine.journal())?))
+        match verb.as_str() {
+            "start" | "resume" => channel.start().await,
+            "pause" => channel.pause().await,
+            "stop" => channel.stop().await,
+            _ => {
+                let message = format!("a channel cannot `{verb}`: start, stop, pause and resume are known");
+                return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_verb", message));
+            }
+        }
+        Ok(Json(ChannelView::of(&channel, &**engine.journal())?))
+    })
+    .await
 }

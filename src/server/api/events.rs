@@ -10,7 +10,7 @@ use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use super::Problem;
+use super::{Problem, detached};
 use crate::engine::{Engine, FireError};
 
 pub(super) async fn post(
@@ -18,7 +18,14 @@ pub(super) async fn post(
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let body = body.map_err(|error| Problem::new(error.status(), "body", error.body_text()))?;
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::too_large(),
+        status => Problem::new(status, "body", error.body_text()),
+    })?;
+    detached(fire(engine, body, peer)).await
+}
+
+async fn fire(engine: Arc<Engine>, body: Bytes, peer: SocketAddr) -> Result<Response, Problem> {
     match engine.fire(body, Some(peer.to_string())).await {
         Ok(fired) => Ok((StatusCode::ACCEPTED, Json(fired)).into_response()),
         Err(FireError::Invalid(problems)) => {
@@ -27,6 +34,10 @@ pub(super) async fn post(
         }
         Err(error @ FireError::Conflict) => {
             Err(Problem::new(StatusCode::CONFLICT, "id_reused", format!("{error}; nothing was kept")))
+        }
+        Err(error @ FireError::Unavailable { .. }) => {
+            let message = format!("{error}; nothing was kept, send the event again later");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "channel_unavailable", message))
         }
         Err(FireError::Journal(error)) => Err(error.into()),
     }

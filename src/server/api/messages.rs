@@ -4,28 +4,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query as QueryString, State};
+use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Problem, detached};
+use crate::action::event;
 use crate::engine::Engine;
 use crate::journal::{
     Arrival, Attempt, Command, DeliveryId, DeliveryState, DeliverySummary, JournalError, Page, Query, Recipient, Story,
     Summary, Verb,
 };
-use crate::message::{Body, Message, MessageId, Meta, RefKind, Refs};
+use crate::message::{Body, Format, Message, MessageId, Meta, RefKind, Refs};
 
 /// Messages on a page when nothing else is asked for, and at most.
 const PAGE: usize = 50;
 const MAX_PAGE: usize = 1000;
 
 /// Which messages: the query string of the list and the `filter` of a bulk command.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
     channel: Option<String>,
@@ -76,7 +78,7 @@ impl Filter {
 
 pub(super) async fn list(
     State(engine): State<Arc<Engine>>,
-    filter: Result<QueryString<Filter>, axum::extract::rejection::QueryRejection>,
+    filter: Result<QueryString<Filter>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
     let QueryString(filter) = filter.map_err(|error| Problem::bad_request(error.body_text()))?;
     Ok(Json(engine.journal().search(&filter.into_query()?)?))
@@ -189,8 +191,9 @@ impl MessageView {
 
 pub(super) async fn show(
     State(engine): State<Arc<Engine>>,
-    Path(id): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<MessageView>, Problem> {
+    let Path(id) = path.map_err(|error| Problem::bad_request(error.body_text()))?;
     let id: MessageId = id.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
     let story = engine.journal().story(id)?.ok_or(JournalError::Unknown { id })?;
     Ok(Json(MessageView::of(story)))
@@ -203,6 +206,9 @@ pub(super) struct Asked {
     #[serde(default)]
     ids: Vec<MessageId>,
     filter: Option<Filter>,
+    /// Goes with a filter that names nothing: it means every message there is.
+    #[serde(default)]
+    all: bool,
     /// Only deliveries to this destination.
     destination: Option<String>,
     /// Who asks and why: kept in the journal.
@@ -247,21 +253,32 @@ pub struct Refused {
 
 type AskedJson = Result<Json<Asked>, JsonRejection>;
 
-pub(super) async fn retry(State(engine): State<Arc<Engine>>, asked: AskedJson) -> Result<Json<Outcomes>, Problem> {
-    command(&engine, asked, Verb::Retry, |state| matches!(state, DeliveryState::Dead | DeliveryState::Retrying)).await
+fn asked(body: AskedJson) -> Result<Asked, Problem> {
+    match body {
+        Ok(Json(asked)) => Ok(asked),
+        Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(Problem::too_large()),
+        Err(error) => Err(Problem::bad_request(error.body_text())),
+    }
 }
 
-pub(super) async fn cancel(State(engine): State<Arc<Engine>>, asked: AskedJson) -> Result<Json<Outcomes>, Problem> {
-    command(&engine, asked, Verb::Cancel, |state| state.is_waiting() || state == DeliveryState::Dead).await
+pub(super) async fn retry(State(engine): State<Arc<Engine>>, body: AskedJson) -> Result<Json<Outcomes>, Problem> {
+    let asked = asked(body)?;
+    let concerns = |state| matches!(state, DeliveryState::Dead | DeliveryState::Retrying);
+    detached(async move { command(&engine, asked, Verb::Retry, concerns).await }).await
+}
+
+pub(super) async fn cancel(State(engine): State<Arc<Engine>>, body: AskedJson) -> Result<Json<Outcomes>, Problem> {
+    let asked = asked(body)?;
+    let concerns = |state: DeliveryState| state.is_waiting() || state == DeliveryState::Dead;
+    detached(async move { command(&engine, asked, Verb::Cancel, concerns).await }).await
 }
 
 async fn command(
     engine: &Engine,
-    asked: AskedJson,
+    asked: Asked,
     verb: Verb,
     concerns: impl Fn(DeliveryState) -> bool,
 ) -> Result<Json<Outcomes>, Problem> {
-    let Json(asked) = asked.map_err(|error| Problem::bad_request(error.body_text()))?;
     let destination = asked.destination.clone();
     let template = Command { verb, who: asked.who.clone(), why: asked.why.clone(), at: Timestamp::now() };
     let mut outcomes = Outcomes::default();
@@ -298,43 +315,74 @@ async fn command(
     Ok(Json(outcomes))
 }
 
-/// The ids that were asked for, oldest first: what is retried keeps its order.
+/// The ids that were asked for, each once, oldest first: what is retried keeps its order.
 fn selected(engine: &Engine, asked: Asked) -> Result<Vec<MessageId>, Problem> {
     match (asked.ids.is_empty(), asked.filter) {
-        (false, None) => Ok(asked.ids),
-        (true, Some(filter)) => {
-            let mut query = Query { limit: MAX_PAGE, ..filter.into_query()? };
-            let mut ids = Vec::new();
-            loop {
-                let page = engine.journal().search(&query)?;
-                ids.extend(page.messages.iter().map(|message| message.id));
-                match page.next {
-                    Some(next) => query.before = Some(next),
-                    None => break,
-                }
-            }
-            ids.reverse();
+        (false, None) => {
+            let mut ids = asked.ids;
+            ids.sort_unstable();
+            ids.dedup();
             Ok(ids)
         }
+        (true, Some(filter)) => found(engine, filter, asked.all),
         _ => Err(Problem::bad_request("say which messages: either `ids` or a `filter`")),
     }
 }
 
-pub(super) async fn reprocess(State(engine): State<Arc<Engine>>, asked: AskedJson) -> Result<Json<Outcomes>, Problem> {
-    let Json(mut asked) = asked.map_err(|error| Problem::bad_request(error.body_text()))?;
+fn found(engine: &Engine, filter: Filter, all: bool) -> Result<Vec<MessageId>, Problem> {
+    if filter.limit.is_some() || filter.before.is_some() {
+        let message = "`limit` and `before` belong to lists: a command is for every message that its filter finds";
+        return Err(Problem::bad_request(message));
+    }
+    if filter == Filter::default() && !all {
+        let message = "an empty `filter` means every message: say `\"all\": true` beside it if that is what you want";
+        return Err(Problem::bad_request(message));
+    }
+    let mut query = Query { limit: MAX_PAGE, ..filter.into_query()? };
+    let mut ids = Vec::new();
+    loop {
+        let page = engine.journal().search(&query)?;
+        ids.extend(page.messages.iter().map(|message| message.id));
+        match page.next {
+            Some(next) => query.before = Some(next),
+            None => break,
+        }
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+pub(super) async fn reprocess(State(engine): State<Arc<Engine>>, body: AskedJson) -> Result<Json<Outcomes>, Problem> {
+    let mut asked = asked(body)?;
     let edited = asked.body.take().map(Bytes::from);
     if edited.is_some() && asked.ids.len() != 1 {
         return Err(Problem::bad_request("an edited `body` goes with exactly one id"));
     }
-    let mut outcomes = Outcomes::default();
-    for id in selected(&engine, asked)? {
-        match run_again(&engine, id, edited.clone()).await {
-            Ok(new) => outcomes.done.push(Done { id, new: Some(new), deliveries: None }),
-            Err(Again::Refused(reason)) => outcomes.refused.push(Refused { id, reason }),
-            Err(Again::Journal(error)) => return Err(error.into()),
-        }
+    if asked.destination.is_some() {
+        let message =
+            "a message that is run again goes to all its channel's destinations: `destination` cannot be given";
+        return Err(Problem::bad_request(message));
     }
-    Ok(Json(outcomes))
+    let words = |text: &String| Some(text.as_str()).filter(|text| !text.is_empty()).map(Box::from);
+    let by = By { who: words(&asked.who), why: words(&asked.why) };
+    detached(async move {
+        let mut outcomes = Outcomes::default();
+        for id in selected(&engine, asked)? {
+            match run_again(&engine, id, edited.clone(), &by).await {
+                Ok(new) => outcomes.done.push(Done { id, new: Some(new), deliveries: None }),
+                Err(Again::Refused(reason)) => outcomes.refused.push(Refused { id, reason }),
+                Err(Again::Journal(error)) => return Err(error.into()),
+            }
+        }
+        Ok(Json(outcomes))
+    })
+    .await
+}
+
+/// Who has a message run again, and why.
+struct By {
+    who: Option<Box<str>>,
+    why: Option<Box<str>>,
 }
 
 enum Again {
@@ -348,17 +396,26 @@ impl From<JournalError> for Again {
     }
 }
 
-async fn run_again(engine: &Engine, id: MessageId, edited: Option<Bytes>) -> Result<MessageId, Again> {
+async fn run_again(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Result<MessageId, Again> {
     let story = engine.journal().story(id)?.ok_or_else(|| Again::Refused(JournalError::Unknown { id }.to_string()))?;
     let summary = story.summary;
     let channel = engine
         .channel(&summary.channel)
         .ok_or_else(|| Again::Refused(format!("its channel `{}` is not loaded", summary.channel)))?;
+    if let Some(body) = edited.as_ref().filter(|_| summary.format == Format::Json) {
+        let words = |problems: Vec<event::EventProblem>| {
+            let each: Vec<String> =
+                problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.message)).collect();
+            Again::Refused(format!("the body is no event: {}", each.join("; ")))
+        };
+        event::read(body).map_err(words)?;
+    }
     let body = edited.unwrap_or(story.body);
     let new = engine.ids().next();
     let received_at = Timestamp::now();
     let mut origin = summary.origin;
     origin.reprocess_of = Some(id);
+    (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
     let meta = Meta { id: new, channel: summary.channel.clone(), received_at, origin: origin.clone() };
     let refs = match Message::read(meta, summary.format, &body, &crate::hl7::Limits::default()) {
         Ok(message) => refs_of(&message),

@@ -80,6 +80,22 @@ impl Problem {
     fn bad_request(message: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "bad_request", message)
     }
+
+    fn too_large() -> Problem {
+        let message = format!("the request's body is larger than {} bytes", super::MAX_BODY_BYTES);
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+}
+
+/// Does work that must not end half done. A client that goes away takes its request's future with it, at whatever point that is:
+/// what it asked for goes on in a task of its own.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|_| {
+        let message = "this request met a bug in Labwire; please report it";
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message))
+    })
 }
 
 impl IntoResponse for Problem {

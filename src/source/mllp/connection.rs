@@ -259,7 +259,7 @@ impl Connection {
         Origin {
             source: NAME.to_owned(),
             peer: Some(self.peer.clone()),
-            charset: self.options.charset.map(|charset| charset.name().to_owned()),
+            charset: self.options.charset.map(|charset| charset.name().into()),
             ..Origin::default()
         }
     }

@@ -11,6 +11,7 @@ mod listener;
 use std::borrow::Cow;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 use tokio::net::TcpListener;
@@ -21,9 +22,9 @@ use super::{Source, SourceConfig, SourceKind};
 use crate::config::{
     BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, more_than, parsed, report, time_limit,
 };
-use crate::hl7::Charset;
+use crate::hl7::{Charset, Limits};
 
-pub use judge::judge;
+pub use judge::{Judged, judge};
 
 pub(super) const KIND: SourceKind = SourceKind {
     name: NAME,
@@ -189,6 +190,15 @@ impl JsonSchema for Tls {
 impl SourceConfig for Mllp {
     fn resources(&self) -> Vec<Resource> {
         vec![Resource::Port(self.listen.0)]
+    }
+
+    fn judge(&self, raw: &Bytes) -> Option<Judged> {
+        let limit = self.max_frame.bytes();
+        if raw.len() > limit {
+            return Some(Judged::too_large(raw, limit));
+        }
+        let charset = self.charset.map(|FallbackCharset(charset)| charset);
+        Some(judge::judge_with(raw, &Limits::default(), charset))
     }
 
     async fn build(&self, _: &Place) -> Result<Box<dyn Source>, BuildError> {

@@ -90,6 +90,10 @@ impl Journal for TestJournal {
         self.disk.depth(lane)
     }
 
+    fn waiting(&self) -> Result<Vec<Waiting>, JournalError> {
+        self.disk.waiting()
+    }
+
     fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {
         self.disk.counts(channel)
     }
