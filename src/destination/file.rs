@@ -17,7 +17,7 @@ use crate::message::Message;
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "file",
     summary: "Writes each message to a file: whole and synced, under a temporary name first, never over another file.",
-    example: "type = \"file\"\ndirectory = \"archive\"\nfile_name = \"{{ meta.id }}.hl7\"\n",
+    example: "type = \"file\"\ndirectory = \"../archive\"\nfile_name = \"{{ meta.id }}.hl7\"\n",
     schema: |generator| generator.subschema_for::<FileConfig>(),
     parse: |table: Table<'_>| {
         table

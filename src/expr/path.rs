@@ -77,6 +77,8 @@ fn name_problem(name: &str) -> Option<&'static str> {
         Some("a file name must not contain `/`: folders go into `directory`")
     } else if name.starts_with('.') {
         Some("a file name must not begin with a dot")
+    } else if name.ends_with(".toml") {
+        Some("a file name must not end in .toml: the file could be taken for a channel file")
     } else if name.len() > 200 {
         Some("the file name comes out longer than 200 bytes")
     } else {

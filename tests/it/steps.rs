@@ -415,3 +415,17 @@ fn a_namespace_counts_over_loops_and_cannot_grow_deep() {
         assert!(template_mistakes("t.txt", &template).contains("a namespace takes numbers and text"), "{value}");
     }
 }
+
+#[test]
+fn no_sender_writes_a_channel_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.hl7"), MESSAGE.replace("|M1|", "|evil.toml|")).unwrap();
+    let text = "name = \"c\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n[destination.out]\ntype = \"file\"\n\
+        directory = \"../out\"\nfile_name = \"{{ msg['MSH-10'] }}\"\n[[test]]\nname = \"t\"\ninput = \"in.hl7\"\n\
+        error = \"must not end in .toml\"\n";
+    let file = SourceFile::new(Path::new("c.toml"), text);
+    let (spec, diagnostics) = channel::parse(&folder.path().join("c.toml"), &file, folder.path());
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
+    let spec = spec.unwrap();
+    assert!(test::run(&spec, &spec.tests[0]).passed());
+}
