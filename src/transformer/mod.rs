@@ -205,7 +205,7 @@ impl Transformer {
         self.steps.is_empty()
     }
 
-    /// Runs the steps in order. After a failure the message is as the step before left it.
+    /// Runs the steps in order. After a failure the message is of no use: a step may have done half of its work.
     pub fn run(&self, message: &mut Message) -> Outcome {
         for placed in &self.steps {
             match placed.run(message) {
