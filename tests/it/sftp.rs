@@ -299,7 +299,10 @@ async fn a_missing_folder_is_said_and_tried_again() {
         let order = outgoing("orders/in", "Secretname.hl7", ORDER);
         let error = send(&mut destination, &order).await.unwrap_err();
         assert_eq!(error.disposition, Disposition::Retry, "{make:?}: {error}");
-        assert!(error.message.contains("no folder `orders/in`"), "{make:?}: {error}");
+        assert!(
+            error.message.contains("the folder is not on the server") && !error.message.contains("orders/in"),
+            "{make:?}: {error}"
+        );
         assert!(!error.message.contains("Secretname"), "{make:?}: {error}");
         std::fs::create_dir_all(partner.files().join("orders/in")).unwrap();
         send(&mut destination, &order).await.unwrap();
@@ -320,7 +323,7 @@ async fn a_server_that_does_not_take_the_file_is_tried_again_and_kept_clean() {
     std::os::unix::fs::symlink("/tmp", partner.files().join("elsewhere")).unwrap();
     let error = send(&mut destination, &outgoing("elsewhere", "a.hl7", ORDER)).await.unwrap_err();
     assert_eq!(error.disposition, Disposition::Retry, "{error}");
-    assert!(error.message.contains("permission denied") && error.message.contains("`elsewhere`"), "{error}");
+    assert!(error.message.contains("permission denied") && !error.message.contains("elsewhere"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -243,7 +243,7 @@ impl Uploader {
                 let _ = answer("cleaning up", sftp.unlink(Path::new(&temporary)))?;
                 Ok(compared)
             }
-            (Err(code), None) => Err(refused("give the file its name", names, code)),
+            (Err(code), None) => Err(refused("give the file its name", code)),
         }
     }
 
@@ -311,7 +311,7 @@ fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure
     let path = names.path(&names.temporary);
     let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUSIVE;
     let opened = answer("opening the file", sftp.open_mode(Path::new(&path), flags, 0o640, OpenType::File))?;
-    let mut file = opened.map_err(|code| refused("open a file", names, code))?;
+    let mut file = opened.map_err(|code| refused("open a file", code))?;
     if let Err(error) = file.write_all(content) {
         // The crate drops the status code here; whether the connection lives is found out by asking something.
         let _ = answer("writing", sftp.stat(Path::new(&path)))?;
@@ -322,16 +322,16 @@ fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure
     }
     match answer("syncing", file.fsync())? {
         Ok(()) | Err(status::OP_UNSUPPORTED) => {}
-        Err(code) => return Err(refused("put the file on its disk", names, code)),
+        Err(code) => return Err(refused("put the file on its disk", code)),
     }
-    answer("closing the file", file.close())?.map_err(|code| refused("close the file", names, code))?;
+    answer("closing the file", file.close())?.map_err(|code| refused("close the file", code))?;
     let size = answer("checking the size", sftp.stat(Path::new(&path)))?.map_err(|code| {
         if is_missing(code) {
             Failure::from(SendError::retry(
                 "the temporary file was taken away before it had its name; ask the partner to leave files alone whose name begins with a dot",
             ))
         } else {
-            refused("show the file's size", names, code)
+            refused("show the file's size", code)
         }
     })?;
     match size.size {
@@ -380,23 +380,24 @@ fn same_content(mut file: impl Read, mut expected: &[u8]) -> std::io::Result<boo
     }
 }
 
-/// A refusal in words that say what to do. The folder is named, the file is not: its name is made from the message.
-fn refused(what: &str, names: &Names, code: i32) -> Failure {
-    let folder = &names.directory;
+/// A refusal in words that say what to do. Neither folder nor file is named: both are made from the message, and the text is
+/// logged. The message's own story shows them.
+fn refused(what: &str, code: i32) -> Failure {
     let message = match code {
         code if is_missing(code) => {
-            format!("no folder `{folder}` on the server; create it there, or change `directory`")
+            "the folder is not on the server; create it there, or change `directory` (`labwire messages show` names it)"
+                .to_owned()
         }
         status::PERMISSION_DENIED => {
             format!(
-                "permission denied: the server does not let us {what} in `{folder}`; ask the partner for the right to write there"
+                "permission denied: the server does not let us {what} in its folder; ask the partner for the right to write there"
             )
         }
         status::NO_SPACE | status::QUOTA => {
-            format!("disk or quota full: the server does not let us {what} in `{folder}`")
+            format!("disk or quota full: the server does not let us {what} in its folder")
         }
         code => format!(
-            "the server does not let us {what} in `{folder}` (SFTP status {code}); its disk or quota may be full"
+            "the server does not let us {what} in its folder (SFTP status {code}); its disk or quota may be full"
         ),
     };
     SendError::retry(message).into()
@@ -467,11 +468,9 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_do() {
-        let names = Names::of(&outgoing("orders/in", "PATIENT.hl7")).unwrap();
         for (code, word) in [(2, "create it there"), (3, "permission denied"), (14, "full"), (4, "status 4")] {
-            let Failure::Answered(error) = refused("open a file", &names, code) else { panic!("{code}") };
-            assert!(error.message.contains(word) && error.message.contains("orders/in"), "{}", error.message);
-            assert!(!error.message.contains("PATIENT"), "{}", error.message);
+            let Failure::Answered(error) = refused("open a file", code) else { panic!("{code}") };
+            assert!(error.message.contains(word) && error.message.contains("folder"), "{}", error.message);
         }
     }
 }
