@@ -39,6 +39,9 @@ pub(super) struct Processed {
 
 /// Runs a channel's steps on a message and works out what goes where. Pure: the same message gives the same result.
 pub(super) fn process(spec: &ChannelSpec, mut message: Message) -> Processed {
+    // An event names its lab; what comes over MLLP is of the lab that the channel is bound to.
+    let lab = &mut message.meta.origin.lab;
+    *lab = lab.take().or_else(|| spec.lab.clone());
     let outcome = match spec.transformer.run(&mut message) {
         Outcome::Through => {
             let prepared: Result<Vec<NewDelivery>, Transformed> =

@@ -429,3 +429,18 @@ fn no_sender_writes_a_channel_file() {
     let spec = spec.unwrap();
     assert!(test::run(&spec, &spec.tests[0]).passed());
 }
+
+#[test]
+fn the_lab_of_a_channel_is_that_of_its_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.hl7"), MESSAGE).unwrap();
+    let text = "name = \"c\"\nlab = \"acme\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n[[transformer]]\n\
+        set = { \"MSH-6\" = \"{{ meta.lab }}\" }\n[destination.out]\ntype = \"file\"\ndirectory = \"../out\"\n\
+        file_name = \"x\"\n[[test]]\nname = \"t\"\ninput = \"in.hl7\"\nsent.out = { \"MSH-6\" = \"acme\" }\n";
+    let file = SourceFile::new(Path::new("c.toml"), text);
+    let (spec, diagnostics) = channel::parse(&folder.path().join("c.toml"), &file, folder.path());
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
+    let spec = spec.unwrap();
+    let result = test::run(&spec, &spec.tests[0]);
+    assert!(result.passed(), "{:?}", result.failures);
+}
