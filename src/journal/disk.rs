@@ -10,9 +10,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,15 +34,15 @@ use crate::message::MessageId;
 const WAITING_JOBS: usize = 4096;
 /// And so much content; one body that is larger goes alone.
 const WAITING_KIB: usize = 64 << 10;
-/// How often the index is flushed.
-const FLUSH_EVERY: Duration = Duration::from_secs(1);
+/// How often the index is written.
+const WRITE_INDEX_EVERY: Duration = Duration::from_secs(1);
 
 /// A journal in a folder, held by this process alone. Dropping it without [`Journal::close`] loses no more than a crash does:
 /// nothing that was acknowledged.
 pub struct Disk {
     // Dropped in this order: no more work, no more flushing, then wait for the threads.
     jobs: mpsc::Sender<Job>,
-    _flushing: std_mpsc::Sender<()>,
+    _flushing: std_mpsc::SyncSender<()>,
     _threads: Threads,
     room: Arc<Semaphore>,
     shared: Arc<Shared>,
@@ -91,16 +91,17 @@ impl Disk {
         let shared = Arc::new(Shared {
             index: recovered.index,
             reader: Reader::new(&segments),
-            applied: Mutex::new(recovered.checkpoint.clone()),
             failed: watch::Sender::new(None),
             appended: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
         let missing = recovered.checkpoint.missing;
-        let writer = Writer { shared: shared.clone(), appender, sequence, missing, _lock: lock, segments };
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
-        let (flushing, stop) = std_mpsc::channel();
+        let (flushing, stop) = std_mpsc::sync_channel(1);
+        let index_is_behind = flushing.clone();
+        let writer =
+            Writer { shared: shared.clone(), appender, sequence, missing, index_is_behind, _lock: lock, segments };
         let threads = Threads(vec![
             spawn("labwire-journal", folder, {
                 let shared = shared.clone();
@@ -108,7 +109,7 @@ impl Disk {
             })?,
             spawn("labwire-index", folder, {
                 let shared = shared.clone();
-                move || flush_often(&shared, &stop)
+                move || write_index(&shared, &stop)
             })?,
         ]);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
@@ -254,18 +255,18 @@ fn guarded(shared: &Shared, run: impl FnOnce()) {
     }
 }
 
-/// Flushes the index about once a second and notes up to where it is complete, until told to stop.
-fn flush_often(shared: &Shared, stop: &std_mpsc::Receiver<()>) {
-    let mut flushed = shared.applied();
-    while stop.recv_timeout(FLUSH_EVERY) == Err(RecvTimeoutError::Timeout) {
-        let applied = shared.applied();
-        if applied == flushed {
-            continue;
-        }
-        match shared.index.flush().and_then(|()| recovery::checkpoint(&shared.index, &applied)) {
-            Ok(()) => flushed = applied,
+/// Writes the index out about once a second, or when told that it is behind, until nobody is there to tell.
+fn write_index(shared: &Shared, behind: &std_mpsc::Receiver<()>) {
+    let mut refused = false;
+    while behind.recv_timeout(WRITE_INDEX_EVERY) != Err(RecvTimeoutError::Disconnected) {
+        match shared.index.write_out() {
+            Ok(()) => refused = false,
             Err(JournalError::Closed { .. }) => return,
-            Err(error) => tracing::error!(%error, "the index was not flushed"),
+            Err(error) => {
+                if !std::mem::replace(&mut refused, true) {
+                    tracing::error!(%error, "the index cannot be written; it is tried again every second");
+                }
+            }
         }
     }
 }

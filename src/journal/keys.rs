@@ -14,7 +14,8 @@
 //! | `n` channel, state | how many messages |
 //! | `w` channel, destination | how many deliveries wait |
 //! | `k` sha256 of an idempotency key | sha256 of the body, place of the arrival |
-//! | `x` | the checkpoint |
+//! | `x` | the checkpoint: sorts last, and is written last |
+//! | `b` | the checkpoint that is about to be written: written first |
 
 use super::record::Place;
 use super::{Lane, MessageState};
@@ -24,6 +25,7 @@ pub(super) const MESSAGES: &[u8] = b"m";
 pub(super) const COUNTS: &[u8] = b"n";
 pub(super) const WAITING: &[u8] = b"w";
 pub(super) const CHECKPOINT: &[u8] = b"x";
+pub(super) const BEGUN: &[u8] = b"b";
 
 struct Key(Vec<u8>);
 

@@ -2,8 +2,10 @@
 //!
 //! Design constraints:
 //! - The same code runs when an event happens and when it is replayed; so the index always equals the segments.
-//! - Every key is written unconditionally, and counts move by the difference to the row they replace, in the same batch:
-//!   replaying events that the index knows already changes nothing.
+//! - Events are applied to the state just before them, once: what the store holds is the state at its checkpoint exactly, so
+//!   counts move by the difference to the row that is replaced, and a key that must be new is not looked for.
+
+use std::collections::hash_map::Entry as Slot;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::de::DeserializeOwned;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{Arrived, Attempted, Commanded, Event, Outcome, Planned};
 use super::index::{Index, Writes};
+use super::overlay::Change;
 use super::record::Place;
 use super::{DeliveryState, JournalError, Lane, MessageState, Transformed, Verb, keys};
 use crate::message::MessageId;
@@ -76,27 +79,41 @@ impl<'i> Draft<'i> {
         Draft { index, writes: Writes::new(), orphans: 0 }
     }
 
-    /// Makes the changes.
-    pub(super) fn commit(&mut self) -> Result<(), JournalError> {
-        if self.writes.is_empty() {
-            return Ok(());
-        }
-        self.index.apply(std::mem::take(&mut self.writes))
+    /// Makes the changes, in the index's memory. True when much is there by now.
+    pub(super) fn commit(&mut self) -> bool {
+        self.index.change(std::mem::take(&mut self.writes))
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, JournalError> {
         match self.writes.get(key) {
-            Some(value) => Ok(value.clone()),
+            Some(change) => Ok(change.value.clone()),
             None => self.index.get(key),
         }
     }
 
-    fn put(&mut self, key: Vec<u8>, value: impl Into<Vec<u8>>) {
-        self.writes.insert(key, Some(value.into()));
+    pub(super) fn put(&mut self, key: Vec<u8>, value: impl Into<Vec<u8>>) {
+        self.note(key, Some(value.into()), false);
+    }
+
+    /// Puts a key that is not there: no message, place or sequence is given out twice.
+    fn put_new(&mut self, key: Vec<u8>, value: impl Into<Vec<u8>>) {
+        self.note(key, Some(value.into()), true);
     }
 
     fn remove(&mut self, key: Vec<u8>) {
-        self.writes.insert(key, None);
+        self.note(key, None, false);
+    }
+
+    fn note(&mut self, key: Vec<u8>, value: Option<Vec<u8>>, fresh: bool) {
+        match self.writes.entry(key) {
+            Slot::Vacant(slot) => {
+                slot.insert(Change { value, fresh });
+            }
+            Slot::Occupied(slot) if value.is_none() && slot.get().fresh => {
+                slot.remove();
+            }
+            Slot::Occupied(mut slot) => slot.get_mut().value = value,
+        }
     }
 
     fn add(&mut self, key: Vec<u8>, difference: i64) -> Result<(), JournalError> {
@@ -158,10 +175,10 @@ impl<'i> Draft<'i> {
                 transformed: None,
                 deliveries: 0,
             };
-            self.put_message(recipient.id, &row)?;
+            self.put_message(recipient.id, None, &row)?;
             for reference in event.refs.iter() {
                 let prefix = keys::reference(reference.kind, &reference.value);
-                self.put(keys::with(&prefix, &recipient.id.to_bytes()), []);
+                self.put_new(keys::with(&prefix, &recipient.id.to_bytes()), []);
             }
         }
         if let Some(idempotency) = &event.idempotency {
@@ -172,24 +189,25 @@ impl<'i> Draft<'i> {
     }
 
     fn transformed(&mut self, event: &Outcome, place: Place) -> Result<(), JournalError> {
-        let Some(mut message) = self.message(event.id)? else {
+        let Some(old) = self.message(event.id)? else {
             self.orphans += 1;
             return Ok(());
         };
+        let mut message = old.clone();
         message.transformed = Some(place);
         message.deliveries = event.deliveries.len() as u16;
         let mut states = Vec::new();
         for (sequence, (number, planned)) in (event.sequence..).zip((0..).zip(&event.deliveries)) {
             let row = planned_row(planned, sequence, event.at);
             states.push(row.state);
-            self.put_delivery(event.id, number, &message.channel, &row)?;
+            self.put_delivery(event.id, number, &message.channel, None, &row)?;
         }
         (message.state, message.reason) = match &event.result {
             Transformed::Filtered { place } => (MessageState::Filtered, Some(cut(place))),
             Transformed::Errored { place, error } => (MessageState::Errored, Some(cut(&format!("{place}: {error}")))),
             Transformed::Queued => (derive(&states), None),
         };
-        self.put_message(event.id, &message)
+        self.put_message(event.id, Some(&old), &message)
     }
 
     fn attempted(&mut self, event: &Attempted, place: Place) -> Result<(), JournalError> {
@@ -236,57 +254,79 @@ impl<'i> Draft<'i> {
             Some(message) => self.find(id, &message, &delivery.destination)?.map(|found| (message, found)),
             None => None,
         };
-        let Some((mut message, (number, mut row))) = found else {
+        let Some((old, (number, old_row))) = found else {
             self.orphans += 1;
             return Ok(());
         };
+        let (mut message, mut row) = (old.clone(), old_row.clone());
         change(&mut row);
-        self.put_delivery(id, number, &message.channel, &row)?;
-        self.put(keys::event(id, place), []);
+        self.put_delivery(id, number, &message.channel, Some(&old_row), &row)?;
+        self.put_new(keys::event(id, place), []);
         let mut states = Vec::new();
-        for number in 0..message.deliveries {
-            states.extend(self.delivery(id, number)?.map(|row| row.state));
+        for other in 0..message.deliveries {
+            let state = if other == number { Some(row.state) } else { self.delivery(id, other)?.map(|row| row.state) };
+            states.extend(state);
         }
         message.state = derive(&states);
-        self.put_message(id, &message)
+        if message.state == old.state { Ok(()) } else { self.put_message(id, Some(&old), &message) }
     }
 
-    fn put_message(&mut self, id: MessageId, row: &MessageRow) -> Result<(), JournalError> {
-        if let Some(old) = self.message(id)? {
-            self.remove(keys::with(&keys::state(&old.channel, old.state), &id.to_bytes()));
-            self.remove(keys::with(&keys::untransformed(&old.channel), &old.sequence.to_be_bytes()));
-            self.add(keys::count(&old.channel, old.state), -1)?;
+    /// Puts a message's row, and moves the message from where it was listed to where it belongs.
+    fn put_message(&mut self, id: MessageId, old: Option<&MessageRow>, row: &MessageRow) -> Result<(), JournalError> {
+        let key = keys::message(id);
+        match old {
+            Some(_) => self.put(key, render(row)),
+            None => self.put_new(key, render(row)),
         }
-        self.put(keys::message(id), render(row));
-        self.put(keys::with(&keys::state(&row.channel, row.state), &id.to_bytes()), []);
+        if old.is_some_and(|old| old.state == row.state) {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.remove(keys::with(&keys::state(&old.channel, old.state), &id.to_bytes()));
+            self.add(keys::count(&old.channel, old.state), -1)?;
+            if old.state == MessageState::Received {
+                self.remove(keys::with(&keys::untransformed(&old.channel), &old.sequence.to_be_bytes()));
+            }
+        }
+        self.put_new(keys::with(&keys::state(&row.channel, row.state), &id.to_bytes()), []);
         self.add(keys::count(&row.channel, row.state), 1)?;
         if row.state == MessageState::Received {
-            self.put(keys::with(&keys::untransformed(&row.channel), &row.sequence.to_be_bytes()), id.to_bytes());
+            self.put_new(keys::with(&keys::untransformed(&row.channel), &row.sequence.to_be_bytes()), id.to_bytes());
         }
         Ok(())
     }
 
+    /// Puts a delivery's row, and the delivery into its lane or out of it.
     fn put_delivery(
         &mut self,
         id: MessageId,
         number: u16,
         channel: &str,
+        old: Option<&DeliveryRow>,
         row: &DeliveryRow,
     ) -> Result<(), JournalError> {
+        let key = keys::delivery(id, number);
+        match old {
+            Some(_) => self.put(key, render(row)),
+            None => self.put_new(key, render(row)),
+        }
+        let place = |row: &DeliveryRow| (row.state.is_waiting(), row.sequence, row.retried);
+        if old.map(place) == Some(place(row)) {
+            return Ok(());
+        }
         let lane = Lane { channel: channel.to_owned(), destination: row.destination.clone() };
         let numbered = keys::to_numbered(id, number);
-        if let Some(old) = self.delivery(id, number)?.filter(|old| old.state.is_waiting()) {
+        if let Some(old) = old.filter(|old| old.state.is_waiting()) {
             self.remove(keys::with(&keys::lane(&lane), &old.sequence.to_be_bytes()));
             if old.retried {
                 self.remove(keys::with(&keys::retried(&lane), &numbered));
             }
             self.add(keys::waiting(&lane), -1)?;
         }
-        self.put(keys::delivery(id, number), render(row));
         if row.state.is_waiting() {
-            self.put(keys::with(&keys::lane(&lane), &row.sequence.to_be_bytes()), numbered);
+            self.put_new(keys::with(&keys::lane(&lane), &row.sequence.to_be_bytes()), numbered);
             if row.retried {
-                self.put(keys::with(&keys::retried(&lane), &numbered), []);
+                self.put_new(keys::with(&keys::retried(&lane), &numbered), []);
             }
             self.add(keys::waiting(&lane), 1)?;
         }

@@ -14,6 +14,8 @@ mod folder;
 mod index;
 mod keys;
 mod ledger;
+mod overlay;
+mod pending;
 mod record;
 mod recovery;
 mod scan;

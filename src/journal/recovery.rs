@@ -21,7 +21,7 @@ use super::scan::{Found, Scan};
 use super::segments::{self, disk};
 
 /// Changes whenever the keys or rows of the index do: an index of another layout is made again.
-const INDEX_LAYOUT: u32 = 1;
+const INDEX_LAYOUT: u32 = 2;
 /// So many events are replayed before their changes are made together.
 const REPLAY_EVENTS: usize = 256;
 /// Damage beyond this is counted, not listed.
@@ -38,9 +38,9 @@ pub(super) struct Checkpoint {
     pub(super) missing: Vec<u64>,
 }
 
-/// Notes in the index up to where it is complete. What is before the checkpoint must have been flushed already.
-pub(super) fn checkpoint(index: &Index, checkpoint: &Checkpoint) -> Result<(), JournalError> {
-    index.apply([(keys::CHECKPOINT.to_vec(), Some(render(checkpoint)))].into())
+/// Notes, together with the changes of a group, up to where the index is complete once they are made.
+pub(super) fn checkpoint(draft: &mut Draft<'_>, checkpoint: &Checkpoint) {
+    draft.put(keys::CHECKPOINT.to_vec(), render(checkpoint));
 }
 
 /// A journal ready to go on.
@@ -64,7 +64,8 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>) -> Result<Recovered, J
     }
     let (index, trusted) = open_index(folder, &segments, &missing, last, &mut damage)?;
     let fresh = Checkpoint { place: Place { segment: 0, offset: 0 }, sequence: 1, missing };
-    let mut replay = Replay { draft: Draft::new(&index), events: 0, checkpoint: trusted.unwrap_or(fresh), damage };
+    let checkpoint = trusted.unwrap_or(fresh);
+    let mut replay = Replay { index: &index, draft: Draft::new(&index), events: 0, checkpoint, damage };
     let from = replay.checkpoint.place;
     let mut end = None;
     for number in numbers.into_iter().filter(|number| *number >= from.segment) {
@@ -72,16 +73,15 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>) -> Result<Recovered, J
         let sound = replay.segment(&segments, Place { segment: number, offset }, Some(number) == last)?;
         end = Some(Place { segment: number, offset: sound });
     }
-    replay.draft.commit()?;
     if replay.draft.orphans > 0 {
         let orphans = replay.draft.orphans;
         replay.damage.tell(format!("{orphans} events belong to messages or deliveries whose own records are lost"));
     }
-    let Replay { mut checkpoint, damage, .. } = replay;
+    let Replay { mut checkpoint, damage, mut draft, .. } = replay;
     checkpoint.place = end.unwrap_or(checkpoint.place);
-    index.flush()?;
-    self::checkpoint(&index, &checkpoint)?;
-    index.flush()?;
+    self::checkpoint(&mut draft, &checkpoint);
+    draft.commit();
+    index.write_out()?;
     folder::put(&stamp_path(folder), &stamp())?;
     Ok(Recovered { index, checkpoint, end, damage: damage.finish() })
 }
@@ -118,9 +118,9 @@ fn open_index(
     last: Option<u64>,
     damage: &mut Damage,
 ) -> Result<(Index, Option<Checkpoint>), JournalError> {
-    let (index, db) = (folder::index(folder), folder::index(folder).join("db"));
+    let index = folder::index(folder);
     if std::fs::read_to_string(stamp_path(folder)).is_ok_and(|found| found == stamp()) {
-        match Index::open(&db).and_then(|index| Ok((trusted(&index, segments, missing, last)?, index))) {
+        match Index::open(&index).and_then(|index| Ok((trusted(&index, segments, missing, last)?, index))) {
             Ok((Ok(checkpoint), index)) => return Ok((index, Some(checkpoint))),
             Ok((Err(why), index)) => {
                 index.close();
@@ -136,7 +136,7 @@ fn open_index(
         std::fs::remove_dir_all(&index).map_err(disk("removing", &index))?;
     }
     folder::make(&index)?;
-    Ok((Index::open(&db)?, None))
+    Ok((Index::open(&index)?, None))
 }
 
 /// The mark of an index that is complete up to its checkpoint: put there last, and worth nothing after a restart of the machine.
@@ -156,6 +156,9 @@ fn trusted(
     last: Option<u64>,
 ) -> Result<Result<Checkpoint, String>, JournalError> {
     let Some(row) = index.get(keys::CHECKPOINT)? else { return Ok(Err("the index has no checkpoint".to_owned())) };
+    if !index.is_whole()? {
+        return Ok(Err("the index has lost a part of what was written to it".to_owned()));
+    }
     let checkpoint: Checkpoint = parse(&row)?;
     let Place { segment, offset } = checkpoint.place;
     if last.unwrap_or(0) < segment {
@@ -184,6 +187,7 @@ fn set_aside(folder: &Path) -> Result<(), JournalError> {
 
 /// Replaying events into the index.
 struct Replay<'i> {
+    index: &'i Index,
     draft: Draft<'i>,
     events: usize,
     checkpoint: Checkpoint,
@@ -245,7 +249,13 @@ impl Replay<'_> {
         self.checkpoint.sequence = self.checkpoint.sequence.max(event.sequence_after());
         self.draft.apply(&event, place, intact)?;
         self.events += 1;
-        if self.events.is_multiple_of(REPLAY_EVENTS) { self.draft.commit() } else { Ok(()) }
+        if !self.events.is_multiple_of(REPLAY_EVENTS) {
+            return Ok(());
+        }
+        // With its checkpoint: whoever is killed during recovery must not apply the same events a second time.
+        self.checkpoint.place = Place { segment: place.segment, offset: record.end() };
+        checkpoint(&mut self.draft, &self.checkpoint);
+        if self.draft.commit() { self.index.write_out() } else { Ok(()) }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The one thread that writes: takes everything that waits, appends it, syncs once, and only then answers.
 //!
 //! Design constraints:
-//! - Order within a group: append, sync, index, answer. Nobody learns of anything that is not on disk.
+//! - Order within a group: append, sync, index (in memory), answer. Nobody learns of anything that is not on disk.
 //! - The first error of the disk or the index ends the thread: what the disk holds is then unknown. A sync is never retried.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -29,6 +30,8 @@ use crate::message::MessageId;
 /// One group holds no more than this.
 const GROUP_JOBS: usize = 1024;
 const GROUP_BYTES: usize = 16 << 20;
+/// The index is given up, and with it the journal, when nothing of it could be written for so long.
+const INDEX_MAY_TAKE: Duration = Duration::from_secs(60);
 
 /// Something to be written.
 pub(super) enum Work {
@@ -55,18 +58,10 @@ pub(super) type Answer = Result<Option<Receipt>, JournalError>;
 pub(super) struct Shared {
     pub(super) index: Index,
     pub(super) reader: Reader,
-    /// Up to where the index is complete, as far as this process knows.
-    pub(super) applied: Mutex<Checkpoint>,
     pub(super) failed: watch::Sender<Option<JournalError>>,
     pub(super) appended: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) bytes: AtomicU64,
-}
-
-impl Shared {
-    pub(super) fn applied(&self) -> Checkpoint {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }
 
 /// The writing thread's own.
@@ -77,6 +72,8 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     /// Segments that are not there.
     pub(super) missing: Vec<u64>,
+    /// Wakes the thread that writes the index.
+    pub(super) index_is_behind: std_mpsc::SyncSender<()>,
     /// The lock on the folder, let go of when the thread ends.
     pub(super) _lock: Lock,
     pub(super) segments: PathBuf,
@@ -132,6 +129,10 @@ impl Writer {
             return Ok(());
         }
         let shared = self.shared.clone();
+        if !shared.index.wait_for_room(INDEX_MAY_TAKE) {
+            let error = format!("it could not be written for {} s", INDEX_MAY_TAKE.as_secs());
+            return Err(JournalError::Index { error });
+        }
         let mut draft = Draft::new(&shared.index);
         let mut fresh = HashMap::new();
         let mut failure = self.appender.roll(self.sequence).err();
@@ -163,9 +164,12 @@ impl Writer {
         shared.appended.fetch_add(appended, Relaxed);
         shared.syncs.fetch_add(1, Relaxed);
         shared.bytes.fetch_add(end.offset - start.offset, Relaxed);
-        draft.commit()?;
         let checkpoint = Checkpoint { place: end, sequence: self.sequence, missing: self.missing.clone() };
-        *shared.applied.lock().unwrap_or_else(PoisonError::into_inner) = checkpoint;
+        recovery::checkpoint(&mut draft, &checkpoint);
+        if draft.commit() {
+            // The index is behind; it is told once, and again while it stays so.
+            let _ = self.index_is_behind.try_send(());
+        }
         Ok(())
     }
 
@@ -301,8 +305,7 @@ impl Writer {
     }
 
     fn close(&mut self) -> Result<(), JournalError> {
-        let closed = recovery::checkpoint(&self.shared.index, &self.shared.applied());
-        let closed = closed.and_then(|()| self.shared.index.flush());
+        let closed = self.shared.index.write_out();
         self.shared.index.close();
         closed
     }
