@@ -134,6 +134,9 @@ pub struct Origin {
     /// Name of the file it came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
+    /// Another message with the same key came shortly before, with another body: a sender that gives out a control id twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reused_key: bool,
     /// The message that was run again to make this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reprocess_of: Option<MessageId>,

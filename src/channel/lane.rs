@@ -59,7 +59,7 @@ impl Lane {
         while !stop.is_cancelled() {
             let mut wake = std::pin::pin!(self.wake.notified());
             wake.as_mut().enable();
-            let head = match self.journal.queue(&id, 1) {
+            let head = match self.journal.queue(&id, 0, 1) {
                 Ok(queued) => queued.into_iter().next(),
                 Err(error) => {
                     error!(lane = %id, %error, "the queue cannot be read");
@@ -130,6 +130,7 @@ impl Lane {
                 next_at: None,
                 error: None,
                 counted: true,
+                holds: false,
                 response: None,
             },
         );
@@ -152,7 +153,12 @@ impl Lane {
             *connector = Some(built.map_err(|error| SendError::pause(error.to_string()))?);
         }
         let connector = connector.as_mut().expect("built above");
-        connector.send(&queued.outgoing).await
+        // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
+        let outgoing = self.journal.outgoing(&queued.id).map_err(|error| match error {
+            JournalError::Damaged { .. } => SendError::reject(error.to_string()),
+            error => SendError::pause(error.to_string()),
+        })?;
+        connector.send(&outgoing).await
     }
 
     /// What an attempt's result means for the delivery.

@@ -63,7 +63,7 @@ fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelive
         error,
     };
     let expression = |error: ExprError| errored(&error.place, error.message);
-    let delivery = |outgoing| NewDelivery { destination: destination.name.to_string(), outgoing };
+    let delivery = |outgoing| NewDelivery { destination: destination.name.to_string(), outgoing, key: None };
     if let Some(when) = &destination.when
         && !when.is_true(&Scope::new(message)).map_err(expression)?
     {

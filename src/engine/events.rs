@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::Engine;
 use crate::action::event;
 use crate::channel::{Channel, State};
-use crate::journal::{Arrival, JournalError, Receipt, Recipient, Repeat};
+use crate::journal::{Arrival, Identity, JournalError, OtherBody, Receipt, Recipient, Repeat};
 use crate::message::{Format, Origin, Refs};
 use crate::source::EventSource;
 
@@ -128,7 +128,11 @@ impl Engine {
             body,
             acknowledgement: None,
             rejected: None,
-            idempotency_key: envelope.id.as_ref().map(key),
+            identity: envelope.id.as_ref().map(|id| Identity {
+                key: key(id),
+                window: None,
+                other_body: OtherBody::Refused,
+            }),
         }
     }
 

@@ -195,6 +195,7 @@ mod tests {
             event_id: text(),
             charset: Some("utf-8".into()),
             file_name: text(),
+            reused_key: true,
             reprocess_of: Some(id),
             asked_by: Some("x".into()),
             reason: Some("x".into()),

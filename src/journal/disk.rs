@@ -22,11 +22,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::ledger::sha256;
 use super::segments::{Appender, Medium, Reader, RealDisk, SEGMENT_BYTES, disk};
-use super::story::Unreadable;
 use super::writer::{Answer, Job, Shared, Work, Writer};
 use super::{
-    Arrival, Attempt, Command, DeliveryId, DeliveryState, Depth, Journal, JournalError, Lane, MessageState,
-    NewDelivery, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
+    Arrival, Attempt, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState, NewDelivery,
+    Outgoing, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -136,31 +135,13 @@ impl Disk {
         let reason = failed.as_ref().map_or_else(|| "the engine is stopping".to_owned(), |error| error.to_string());
         JournalError::Closed { reason }
     }
-
-    /// Makes a delivery whose content cannot be read a dead letter, so that it is seen and its lane goes on. Does not wait: the
-    /// next look at the lane tries again.
-    fn give_up(&self, unreadable: Unreadable) {
-        let Unreadable { delivery, error } = unreadable;
-        tracing::error!(message = %delivery.message, destination = %delivery.destination, %error, "cannot be sent");
-        let attempt = Attempt {
-            started_at: Timestamp::now(),
-            duration_ms: 0,
-            state: DeliveryState::Dead,
-            next_at: None,
-            error: Some(error.to_string()),
-            counted: false,
-            response: None,
-        };
-        let work = Work::Attempted { delivery, attempt: Box::new(attempt) };
-        let _ = self.jobs.try_send(Job { work, bytes: 0, room: None, done: oneshot::channel().0 });
-    }
 }
 
 #[async_trait]
 impl Journal for Disk {
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
-        let body_sha256 = arrival.idempotency_key.as_ref().map(|_| sha256(&arrival.body));
+        let body_sha256 = arrival.identity.as_ref().map(|_| sha256(&arrival.body));
         let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), body_sha256 }, bytes).await?;
         Ok(receipt.expect("the writer answers an arrival with a receipt"))
     }
@@ -190,10 +171,16 @@ impl Journal for Disk {
         self.shared.untransformed(channel, after, limit)
     }
 
-    fn queue(&self, lane: &Lane, limit: usize) -> Result<Vec<Queued>, JournalError> {
-        let (queue, unreadable) = self.shared.queue(lane, limit)?;
-        unreadable.into_iter().for_each(|unreadable| self.give_up(unreadable));
-        Ok(queue)
+    fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError> {
+        self.shared.queue(lane, after, limit)
+    }
+
+    fn outgoing(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError> {
+        self.shared.outgoing_of(delivery)
+    }
+
+    fn holding(&self, lane: &Lane) -> Result<Vec<Holding>, JournalError> {
+        self.shared.holding(lane)
     }
 
     fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::Kind;
-use super::{Attempt, Command, DeliveryId, DeliveryState, Recipient, Transformed};
+use super::{Attempt, Command, DeliveryId, DeliveryState, OrderKey, Recipient, Transformed};
 use crate::message::{Format, MessageId, Origin, Refs};
 
 /// Something that happened.
@@ -77,6 +77,8 @@ pub(super) struct Planned {
     pub(super) body: Option<usize>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) properties: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<OrderKey>,
 }
 
 /// A delivery was tried. Body 0 is the response, if there is one.

@@ -9,6 +9,7 @@
 //! | `u` channel, sequence | id: waits for the transformer |
 //! | `l` channel, destination, sequence | id, number of the delivery: waits in the lane |
 //! | `o` channel, destination, id, number | nothing: waits in the lane, but not in order of arrival: it was sent to its end |
+//! | `h` channel, destination, sequence | id, number of the delivery: a dead letter that holds up others |
 //! | `r` kind, value, id | nothing |
 //! | `s` channel, state, id | nothing |
 //! | `n` channel, state | how many messages |
@@ -78,6 +79,10 @@ pub(super) fn lane(lane: &Lane) -> Vec<u8> {
 
 pub(super) fn retried(lane: &Lane) -> Vec<u8> {
     Key::new(b'o').lane(lane).0
+}
+
+pub(super) fn holding(lane: &Lane) -> Vec<u8> {
+    Key::new(b'h').lane(lane).0
 }
 
 pub(super) fn reference(kind: RefKind, value: &str) -> Vec<u8> {

@@ -15,7 +15,7 @@ use super::event::{Arrived, Attempted, Commanded, Event, Outcome, Planned};
 use super::index::{Index, Writes};
 use super::overlay::Change;
 use super::record::Place;
-use super::{DeliveryState, JournalError, Lane, MessageState, Transformed, Verb, keys};
+use super::{DeliveryState, JournalError, Lane, MessageState, OrderKey, Transformed, Verb, keys};
 use crate::message::MessageId;
 
 /// Errors and reasons are cut to so many characters: a row stays below 4 KB.
@@ -64,6 +64,11 @@ pub(super) struct DeliveryRow {
     pub(super) next_at: Option<Timestamp>,
     #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
     pub(super) finished_at: Option<Timestamp>,
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub(super) key: Option<OrderKey>,
+    /// Dead, and holds up what comes after it in its order.
+    #[serde(rename = "h", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) holds: bool,
 }
 
 /// The index with changes on top that were not made yet.
@@ -219,6 +224,7 @@ impl<'i> Draft<'i> {
             row.state = event.becomes;
             row.tries = event.tries;
             row.counted = event.counted;
+            row.holds = attempt.holds && event.becomes == DeliveryState::Dead;
             row.error = attempt.error.as_deref().map(cut);
             row.next_at = attempt.next_at.filter(|_| event.becomes.is_waiting());
             row.finished_at = match row.finished_at {
@@ -232,12 +238,13 @@ impl<'i> Draft<'i> {
     fn commanded(&mut self, event: &Commanded, place: Place) -> Result<(), JournalError> {
         self.change(&event.delivery, place, |row| {
             row.state = event.becomes;
+            row.retried |= row.sequence != event.sequence;
             row.sequence = event.sequence;
             row.next_at = None;
+            row.holds = false;
             row.finished_at = Some(event.command.at).filter(|_| !event.becomes.is_waiting());
-            if event.command.verb == Verb::Retry {
+            if event.command.verb != Verb::Cancel {
                 row.counted = 0;
-                row.retried = true;
             }
         })
     }
@@ -310,12 +317,18 @@ impl<'i> Draft<'i> {
             Some(_) => self.put(key, render(row)),
             None => self.put_new(key, render(row)),
         }
-        let place = |row: &DeliveryRow| (row.state.is_waiting(), row.sequence, row.retried);
+        let place = |row: &DeliveryRow| (row.state.is_waiting(), row.sequence, row.retried, row.holds);
         if old.map(place) == Some(place(row)) {
             return Ok(());
         }
         let lane = Lane { channel: channel.to_owned(), destination: row.destination.clone() };
         let numbered = keys::to_numbered(id, number);
+        if let Some(old) = old.filter(|old| old.holds) {
+            self.remove(keys::with(&keys::holding(&lane), &old.sequence.to_be_bytes()));
+        }
+        if row.holds {
+            self.put_new(keys::with(&keys::holding(&lane), &row.sequence.to_be_bytes()), numbered);
+        }
         if let Some(old) = old.filter(|old| old.state.is_waiting()) {
             self.remove(keys::with(&keys::lane(&lane), &old.sequence.to_be_bytes()));
             if old.retried {
@@ -371,6 +384,8 @@ fn planned_row(planned: &Planned, sequence: u64, at: Timestamp) -> DeliveryRow {
         error: None,
         next_at: None,
         finished_at: Some(at).filter(|_| !goes),
+        key: planned.key,
+        holds: false,
     }
 }
 

@@ -28,6 +28,7 @@ mod tests;
 mod writer;
 
 use std::fmt;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -58,8 +59,28 @@ pub struct Arrival {
     pub acknowledgement: Option<Bytes>,
     /// Why the message goes nowhere, when it was refused: it is kept, visible as `rejected`, and can be reprocessed.
     pub rejected: Option<String>,
-    /// The same key again is not kept a second time: the first receipt is given again.
-    pub idempotency_key: Option<String>,
+    /// How to know the same arrival when it comes again; without it, every arrival is a new one.
+    pub identity: Option<Identity>,
+}
+
+/// How to know an arrival that comes a second time: by a key that its sender chose, and by its body.
+#[derive(Clone)]
+pub struct Identity {
+    /// What the sender told it by, with whatever keeps two senders apart: never logged.
+    pub key: String,
+    /// For how long after the first one; for as long as that one is kept where nothing is given.
+    pub window: Option<Duration>,
+    /// What becomes of an arrival with the same key and another body.
+    pub other_body: OtherBody,
+}
+
+/// What becomes of an arrival whose key is known, and whose body is another one than the first time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherBody {
+    /// It is not kept.
+    Refused,
+    /// It is kept as a new message, marked in its origin.
+    Kept,
 }
 
 impl fmt::Debug for Arrival {
@@ -86,16 +107,18 @@ pub struct Recipient {
 pub struct Receipt {
     recipients: Vec<Recipient>,
     repeat: Repeat,
+    acknowledgement: Option<Bytes>,
 }
 
-/// Whether an idempotency key had been seen before.
+/// Whether an arrival's key had been seen before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repeat {
     /// First time.
     No,
-    /// The same key with the same body: nothing was kept, the recipients are those of the first time.
+    /// The same key with the same body: nothing was kept, the recipients and the acknowledgement are those of the first time.
     SameBody,
-    /// The same key with another body: nothing was kept.
+    /// The same key with another body. Whether it was kept is what [`OtherBody`] said; where not, the recipients are those of
+    /// the first time.
     OtherBody,
 }
 
@@ -105,9 +128,14 @@ impl Receipt {
         &self.recipients
     }
 
-    /// Whether the idempotency key was known already.
+    /// Whether the arrival's key was known already.
     pub fn repeat(&self) -> Repeat {
         self.repeat
+    }
+
+    /// The acknowledgement that was kept the first time, where the same arrival came again.
+    pub fn acknowledgement(&self) -> Option<&Bytes> {
+        self.acknowledgement.as_ref()
     }
 }
 
@@ -138,6 +166,28 @@ pub struct NewDelivery {
     pub destination: String,
     /// What to send; none when the destination's `when` was false: the delivery is then `filtered`.
     pub outgoing: Option<Outgoing>,
+    /// Deliveries to the same destination with the same key keep their order; those with different keys need not. None: the
+    /// destination has one order for all.
+    pub key: Option<OrderKey>,
+}
+
+/// What deliveries keep their order by: a number made of the key's text, the same on every machine and after every restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderKey(u64);
+
+impl OrderKey {
+    /// The key of a text, which may be a patient's number and is not kept.
+    pub fn of(text: &str) -> OrderKey {
+        use sha2::Digest as _;
+        let digest: [u8; 32] = sha2::Sha256::digest(text.as_bytes()).into();
+        OrderKey(u64::from_be_bytes(digest[..8].try_into().expect("eight bytes")))
+    }
+
+    /// The number, for choosing among workers.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// What leaves for one destination: fixed before the first attempt, the same at every attempt.
@@ -197,6 +247,9 @@ pub struct Attempt {
     /// Whether it counts against `retry.attempts`: a fault of the whole destination does not.
     #[serde(default = "yes")]
     pub counted: bool,
+    /// A dead letter that holds up what comes after it in its order, until somebody retries or cancels it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds: bool,
     /// What the peer answered; kept as a body, not in the metadata.
     #[serde(skip)]
     pub response: Option<Bytes>,
@@ -229,27 +282,41 @@ pub struct Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
-    /// Dead, retrying or cancelled: to the end of its lane's queue, due now, attempts counted anew.
+    /// Dead, retrying or cancelled: to the end of its lane's queue, due now, attempts counted anew. One that waits for its
+    /// retry, or that holds up others, keeps its place.
     Retry,
     /// Queued, retrying or dead: given up.
     Cancel,
+    /// Sent: once more, at the end of its lane's queue.
+    Resend,
 }
 
-/// A delivery at the head of a lane.
+/// A delivery that waits in a lane.
 #[derive(Debug, Clone)]
 pub struct Queued {
     /// Which delivery.
     pub id: DeliveryId,
     /// Its place in the lane: smaller goes first.
     pub sequence: u64,
+    /// What it keeps its order by.
+    pub key: Option<OrderKey>,
     /// Attempts so far that counted.
     pub attempts: u32,
     /// Not before this time.
     pub next_at: Option<Timestamp>,
     /// When the message was received.
     pub received_at: Timestamp,
-    /// What to send.
-    pub outgoing: Outgoing,
+}
+
+/// A dead letter that holds up what comes after it in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// Its place in the lane.
+    pub sequence: u64,
+    /// What it keeps its order by: without it, it holds up the whole lane.
+    pub key: Option<OrderKey>,
 }
 
 /// A message that has not gone through its channel's transformer.
@@ -423,6 +490,14 @@ pub enum JournalError {
         /// What the system said.
         error: String,
     },
+    /// There is no room for more: what is there still goes out, and when there is room again, more is taken.
+    #[error("journal: {free_mib} MiB are left on the disk of `{folder}`, which is kept free for what is already there")]
+    Full {
+        /// The data folder.
+        folder: String,
+        /// What is left, in MiB.
+        free_mib: u64,
+    },
     /// The journal failed before, or is being closed.
     #[error("journal: closed ({reason})")]
     Closed {
@@ -495,8 +570,15 @@ pub trait Journal: Send + Sync + 'static {
     /// Messages of a channel that wait for its transformer, in order of arrival, after a place in that order.
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError>;
 
-    /// The deliveries at the head of a lane, in order.
-    fn queue(&self, lane: &Lane, limit: usize) -> Result<Vec<Queued>, JournalError>;
+    /// The deliveries that wait in a lane, in order, after a place in that order (0: from the first). Contents are asked for
+    /// one by one, see [`Journal::outgoing`].
+    fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError>;
+
+    /// What a delivery is to send. [`JournalError::Damaged`] where that can no longer be read: it will never be.
+    fn outgoing(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError>;
+
+    /// The dead letters that hold up a lane or a key of it, in order.
+    fn holding(&self, lane: &Lane) -> Result<Vec<Holding>, JournalError>;
 
     /// How much waits in a lane. Cost does not grow with its length.
     fn depth(&self, lane: &Lane) -> Result<Depth, JournalError>;

@@ -8,16 +8,10 @@ use super::ledger::{DeliveryRow, MessageRow, parse};
 use super::record::{Place, Record};
 use super::writer::Shared;
 use super::{
-    DeliveryId, DeliveryStory, DeliverySummary, Depth, JournalError, Lane, MessageState, Outgoing, Queued, Story,
-    Summary, Untransformed, Waiting, keys,
+    DeliveryId, DeliveryStory, DeliverySummary, Depth, Holding, JournalError, Lane, MessageState, Outgoing, Queued,
+    Story, Summary, Untransformed, Waiting, keys,
 };
 use crate::message::{Format, MessageId};
-
-/// A delivery whose content cannot be read any more.
-pub(super) struct Unreadable {
-    pub(super) delivery: DeliveryId,
-    pub(super) error: JournalError,
-}
 
 impl Shared {
     pub(super) fn message(&self, id: MessageId) -> Result<Option<MessageRow>, JournalError> {
@@ -42,44 +36,59 @@ impl Shared {
         Ok(found.collect())
     }
 
-    /// The head of a lane, and those in it that cannot be read.
-    pub(super) fn queue(&self, lane: &Lane, limit: usize) -> Result<(Vec<Queued>, Vec<Unreadable>), JournalError> {
-        let (mut queue, mut unreadable) = (Vec::new(), Vec::new());
-        let mut from = 0_u64;
+    pub(super) fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError> {
+        let mut queue = Vec::new();
+        let mut after = after;
         while queue.len() < limit {
+            let Some(from) = after.checked_add(1) else { break };
             let found = self.index.scan(&keys::lane(lane), &from.to_be_bytes(), limit - queue.len())?;
             let Some((last, _)) = found.last() else { break };
-            from = keys::number(last).map_or(u64::MAX, |sequence| sequence.saturating_add(1));
+            after = keys::number(last).unwrap_or(u64::MAX);
             for (key, value) in &found {
                 let Some(((id, number), sequence)) = keys::numbered(value).zip(keys::number(key)) else { continue };
-                match self.queued(lane, id, number, sequence) {
-                    Ok(queued) => queue.extend(queued),
-                    Err(error @ JournalError::Damaged { .. }) => {
-                        let delivery = DeliveryId { message: id, destination: lane.destination.clone() };
-                        unreadable.push(Unreadable { delivery, error });
-                    }
-                    Err(error) => return Err(error),
-                }
+                queue.extend(self.queued(lane, id, number, sequence)?);
             }
         }
-        Ok((queue, unreadable))
+        Ok(queue)
     }
 
-    /// A delivery with its content; none when it left the lane while we looked.
+    /// A delivery that waits; none when it left the lane while we looked.
     fn queued(&self, lane: &Lane, id: MessageId, number: u16, sequence: u64) -> Result<Option<Queued>, JournalError> {
         let (Some(message), Some(row)) = (self.message(id)?, self.delivery(id, number)?) else { return Ok(None) };
         if !row.state.is_waiting() || row.sequence != sequence {
             return Ok(None);
         }
-        let outgoing = self.outgoing(&message, number)?;
         Ok(Some(Queued {
             id: DeliveryId { message: id, destination: lane.destination.clone() },
             sequence,
+            key: row.key,
             attempts: row.counted,
             next_at: row.next_at,
             received_at: message.received_at,
-            outgoing,
         }))
+    }
+
+    pub(super) fn holding(&self, lane: &Lane) -> Result<Vec<Holding>, JournalError> {
+        let mut holding = Vec::new();
+        for (key, value) in self.index.scan(&keys::holding(lane), &[], usize::MAX)? {
+            let Some(((id, number), sequence)) = keys::numbered(&value).zip(keys::number(&key)) else { continue };
+            let Some(row) = self.delivery(id, number)?.filter(|row| row.holds) else { continue };
+            let id = DeliveryId { message: id, destination: lane.destination.clone() };
+            holding.push(Holding { id, sequence, key: row.key });
+        }
+        Ok(holding)
+    }
+
+    pub(super) fn outgoing_of(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError> {
+        let unknown = JournalError::Unknown { id: delivery.message };
+        let message = self.message(delivery.message)?.ok_or(unknown.clone())?;
+        for number in 0..message.deliveries {
+            let row = self.delivery(delivery.message, number)?;
+            if row.is_some_and(|row| row.destination == delivery.destination) {
+                return self.outgoing(&message, number);
+            }
+        }
+        Err(unknown)
     }
 
     pub(super) fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {

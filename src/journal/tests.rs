@@ -49,7 +49,7 @@ fn arrival(ids: &MessageIds, bytes: usize) -> Arrival {
         body: Bytes::from(vec![b'x'; bytes]),
         acknowledgement: None,
         rejected: None,
-        idempotency_key: None,
+        identity: None,
     }
 }
 
@@ -147,8 +147,11 @@ async fn child() {
                 let id = disk.receive(arrival(&ids, 700)).await.expect("a receipt").recipients()[0].id;
                 let mut said = format!("{id} received\n");
                 if n % 2 == task % 2 {
-                    let out =
-                        |name: &str| NewDelivery { destination: name.to_owned(), outgoing: Some(Outgoing::default()) };
+                    let out = |name: &str| NewDelivery {
+                        destination: name.to_owned(),
+                        outgoing: Some(Outgoing::default()),
+                        key: None,
+                    };
                     let deliveries = vec![out("x"), out("y")];
                     disk.transformed(id, Timestamp::now(), Transformed::Queued, deliveries).await.expect("kept");
                     let attempt = Attempt {
@@ -158,6 +161,7 @@ async fn child() {
                         next_at: None,
                         error: None,
                         counted: true,
+                        holds: false,
                         response: None,
                     };
                     let delivery = DeliveryId { message: id, destination: "x".to_owned() };
@@ -229,6 +233,6 @@ fn recount(disk: &Disk) {
             .filter(|delivery| delivery.destination == name && delivery.state.is_waiting());
         let waiting = waiting.count();
         assert_eq!(disk.depth(&lane).expect("a depth").waiting, waiting as u64);
-        assert_eq!(disk.queue(&lane, usize::MAX >> 1).expect("a queue").len(), waiting);
+        assert_eq!(disk.queue(&lane, 0, usize::MAX >> 1).expect("a queue").len(), waiting);
     }
 }

@@ -22,8 +22,8 @@ use super::record::{self, Place};
 use super::recovery::{self, Checkpoint};
 use super::segments::{Appender, Reader};
 use super::{
-    Arrival, Attempt, Command, DeliveryId, DeliveryState, JournalError, MessageState, NewDelivery, Receipt, Recipient,
-    Repeat, Transformed, Verb, keys,
+    Arrival, Attempt, Command, DeliveryId, DeliveryState, Identity, JournalError, MessageState, NewDelivery, OtherBody,
+    Receipt, Recipient, Repeat, Transformed, Verb, keys,
 };
 use crate::message::MessageId;
 
@@ -77,6 +77,14 @@ pub(super) struct Writer {
     /// The lock on the folder, let go of when the thread ends.
     pub(super) _lock: Lock,
     pub(super) segments: PathBuf,
+}
+
+/// What is told to whoever brings the same arrival again.
+#[derive(Clone)]
+struct First {
+    recipients: Vec<Recipient>,
+    received_at: Timestamp,
+    acknowledgement: Option<Bytes>,
 }
 
 /// What work becomes.
@@ -180,22 +188,18 @@ impl Writer {
         meta: &[u8],
         bodies: &[Bytes],
         draft: &mut Draft<'_>,
-        fresh: &mut HashMap<Place, Vec<Recipient>>,
+        fresh: &mut HashMap<Place, First>,
     ) -> Result<(), JournalError> {
         let place = self.appender.append(event.kind(), meta, bodies)?;
         self.sequence = self.sequence.max(event.sequence_after());
-        if let Event::Arrived(Arrived { idempotency: Some(_), recipients, .. }) = event {
-            fresh.insert(place, recipients.clone());
+        if let Event::Arrived(Arrived { idempotency: Some(_), recipients, received_at, .. }) = event {
+            let acknowledgement = bodies.get(1).cloned();
+            fresh.insert(place, First { recipients: recipients.clone(), received_at: *received_at, acknowledgement });
         }
         draft.apply(event, place, true)
     }
 
-    fn plan(
-        &self,
-        work: Work,
-        draft: &Draft<'_>,
-        fresh: &HashMap<Place, Vec<Recipient>>,
-    ) -> Result<Step, JournalError> {
+    fn plan(&self, work: Work, draft: &Draft<'_>, fresh: &HashMap<Place, First>) -> Result<Step, JournalError> {
         match work {
             Work::Receive { arrival, body_sha256 } => self.plan_arrival(*arrival, body_sha256, draft, fresh),
             Work::Transformed { id, at, result, deliveries } => self.plan_outcome(
@@ -217,27 +221,39 @@ impl Writer {
         arrival: Arrival,
         body_sha256: Option<[u8; 32]>,
         draft: &Draft<'_>,
-        fresh: &HashMap<Place, Vec<Recipient>>,
+        fresh: &HashMap<Place, First>,
     ) -> Result<Step, JournalError> {
-        let idempotency =
-            arrival.idempotency_key.zip(body_sha256).map(|(key, body_sha256)| Idempotency { key, body_sha256 });
-        if let Some(Idempotency { key, body_sha256 }) = &idempotency {
+        let mut repeat = Repeat::No;
+        let idempotency = arrival.identity.zip(body_sha256).map(|(identity, body_sha256)| (identity, body_sha256));
+        if let Some((Identity { key, window, other_body }, body_sha256)) = &idempotency {
             let seen = draft.get(&keys::idempotency(&sha256(key.as_bytes())))?;
             if let Some(seen) = seen.as_deref().and_then(Seen::from_bytes) {
-                let recipients = match fresh.get(&seen.place) {
-                    Some(recipients) => recipients.clone(),
-                    None => self.recipients(seen.place)?,
+                let first = match fresh.get(&seen.place) {
+                    Some(first) => first.clone(),
+                    None => self.first(seen.place)?,
                 };
-                let repeat = if seen.body_sha256 == *body_sha256 { Repeat::SameBody } else { Repeat::OtherBody };
-                return Ok(Step::Answer(Some(Receipt { recipients, repeat })));
+                let age = Duration::try_from(arrival.received_at.duration_since(first.received_at)).unwrap_or_default();
+                let is_recent = window.is_none_or(|window| age <= window);
+                repeat = match (is_recent, seen.body_sha256 == *body_sha256) {
+                    (false, _) => Repeat::No,
+                    (true, true) => Repeat::SameBody,
+                    (true, false) => Repeat::OtherBody,
+                };
+                if repeat == Repeat::SameBody || (repeat == Repeat::OtherBody && *other_body == OtherBody::Refused) {
+                    let First { recipients, acknowledgement, .. } = first;
+                    return Ok(Step::Answer(Some(Receipt { recipients, repeat, acknowledgement })));
+                }
             }
         }
-        let receipt = Receipt { recipients: arrival.recipients.clone(), repeat: Repeat::No };
+        let idempotency = idempotency.map(|(identity, body_sha256)| Idempotency { key: identity.key, body_sha256 });
+        let mut origin = arrival.origin;
+        origin.reused_key = repeat == Repeat::OtherBody;
+        let receipt = Receipt { recipients: arrival.recipients.clone(), repeat, acknowledgement: None };
         let event = Event::Arrived(Arrived {
             sequence: self.sequence,
             recipients: arrival.recipients,
             received_at: arrival.received_at,
-            origin: arrival.origin,
+            origin,
             format: arrival.format,
             refs: arrival.refs,
             acknowledged: arrival.acknowledgement.is_some(),
@@ -248,10 +264,16 @@ impl Writer {
         self.step(event, bodies, Some(receipt))
     }
 
-    fn recipients(&self, place: Place) -> Result<Vec<Recipient>, JournalError> {
-        let (record, _) = self.shared.reader.record(place)?;
+    fn first(&self, place: Place) -> Result<First, JournalError> {
+        let (record, file) = self.shared.reader.record(place)?;
         match Event::from_meta(record.kind, record.meta()) {
-            Some(Event::Arrived(event)) => Ok(event.recipients),
+            Some(Event::Arrived(event)) => {
+                let acknowledgement = match event.acknowledged {
+                    true => Some(self.shared.reader.body(&record, &file, 1)?),
+                    false => None,
+                };
+                Ok(First { recipients: event.recipients, received_at: event.received_at, acknowledgement })
+            }
             _ => Err(JournalError::Damaged { segment: place.segment, offset: place.offset }),
         }
     }
@@ -270,27 +292,30 @@ impl Writer {
         }
         let mut bodies: Vec<Bytes> = Vec::new();
         for delivery in deliveries {
-            let (body, properties) = match delivery.outgoing {
-                Some(outgoing) => (Some(place_of(outgoing.content, &mut bodies)), outgoing.properties),
+            let (body, properties) = match &delivery.outgoing {
+                Some(outgoing) => (Some(place_of(&outgoing.content, &mut bodies)), outgoing.properties.clone()),
                 None => (None, Default::default()),
             };
-            outcome.deliveries.push(Planned { destination: delivery.destination, body, properties });
+            let NewDelivery { destination, key, .. } = delivery;
+            outcome.deliveries.push(Planned { destination, body, properties, key });
         }
         self.step(Event::Transformed(outcome), bodies, None)
     }
 
     fn plan_command(&self, delivery: DeliveryId, command: Command, draft: &Draft<'_>) -> Result<Step, JournalError> {
-        use DeliveryState::{Cancelled, Dead, Queued, Retrying};
+        use DeliveryState::{Cancelled, Dead, Queued, Retrying, Sent};
         let (_, row) = known(&delivery, draft)?;
-        let (verb, allowed, becomes) = match command.verb {
-            Verb::Retry => ("retry", [Dead, Retrying, Cancelled], Queued),
-            Verb::Cancel => ("cancel", [Queued, Retrying, Dead], Cancelled),
+        let (verb, allowed, becomes): (_, &[DeliveryState], _) = match command.verb {
+            Verb::Retry => ("retry", &[Dead, Retrying, Cancelled], Queued),
+            Verb::Cancel => ("cancel", &[Queued, Retrying, Dead], Cancelled),
+            Verb::Resend => ("resend", &[Sent], Queued),
         };
         if !allowed.contains(&row.state) {
             let DeliveryId { message: id, destination } = delivery;
             return Err(JournalError::State { id, destination, state: row.state, verb });
         }
-        let sequence = if becomes == Queued { self.sequence } else { row.sequence };
+        let keeps_its_place = row.holds || row.state.is_waiting() || becomes != Queued;
+        let sequence = if keeps_its_place { row.sequence } else { self.sequence };
         self.step(Event::Commanded(Commanded { delivery, command, becomes, sequence }), vec![], None)
     }
 
@@ -361,9 +386,9 @@ fn plan_attempt(
 }
 
 /// The number of a content among the bodies: equal ones are kept once.
-fn place_of(content: Bytes, bodies: &mut Vec<Bytes>) -> usize {
-    bodies.iter().position(|body| *body == content).unwrap_or_else(|| {
-        bodies.push(content);
+fn place_of(content: &Bytes, bodies: &mut Vec<Bytes>) -> usize {
+    bodies.iter().position(|body| body == content).unwrap_or_else(|| {
+        bodies.push(content.clone());
         bodies.len() - 1
     })
 }

@@ -87,7 +87,7 @@ impl Intake {
                 body: taken.body,
                 acknowledgement: taken.acknowledgement,
                 rejected: taken.rejected,
-                idempotency_key: None,
+                identity: None,
             })
             .await?;
         if goes_on {

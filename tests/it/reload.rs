@@ -405,7 +405,7 @@ async fn messages_before_the_transformer_of_a_channel_that_is_gone_are_shown() {
         body: "{}".into(),
         acknowledgement: None,
         rejected: None,
-        idempotency_key: None,
+        identity: None,
     };
     let _receipt = journal.receive(arrival).await.unwrap();
     let engine = Engine::start(folder.path(), journal).await.unwrap();

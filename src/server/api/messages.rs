@@ -430,7 +430,7 @@ async fn run_again(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &B
         body,
         acknowledgement: None,
         rejected: None,
-        idempotency_key: None,
+        identity: None,
     };
     let receipt = engine.journal().receive(arrival).await?;
     channel.counters().received.add_one();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use labwire::journal::{DeliveryState, Disk, Journal, JournalError, MessageState, Query, Transformed};
 
-use super::support::{arrival, at, attempt, body, copy, delivery, goes, id, lane, open, open_small, waiting};
+use super::support::{arrival, at, attempt, body, content, copy, delivery, goes, id, lane, open, open_small, waiting};
 
 const MAGIC: &[u8] = &[0xA7, b'L', b'W', b'J'];
 
@@ -116,7 +116,7 @@ async fn a_damaged_body_leaves_the_message_visible() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_cannot_be_read_becomes_a_dead_letter() {
+async fn a_content_that_cannot_be_read_is_told_for_what_it_is() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = open(folder.path());
     for n in 1..=3 {
@@ -130,15 +130,10 @@ async fn a_delivery_that_cannot_be_read_becomes_a_dead_letter() {
     bytes[at] ^= 1;
     std::fs::write(segment(folder.path(), 1), &bytes).expect("written");
     let disk = open(folder.path());
-    assert_eq!(waiting(&disk, "a", "x"), [id(2), id(3)]);
-    // The writer works in order: what is kept now comes after the dead letter.
-    let _ = disk.receive(arrival(4, "a")).await.expect("a receipt");
-    let dead = Query { state: Some(MessageState::Dead), limit: 10, ..Query::default() };
-    let page = disk.search(&dead).expect("a page");
-    assert_eq!(page.messages.iter().map(|found| found.id).collect::<Vec<_>>(), [id(1)]);
-    let error = page.messages[0].deliveries[0].error.as_deref().expect("an error");
-    assert!(error.starts_with("journal segment 1 at byte "), "{error}");
-    assert_eq!(disk.depth(&lane("a", "x")).expect("a depth").waiting, 2);
+    assert_eq!(waiting(&disk, "a", "x"), [id(1), id(2), id(3)]);
+    let error = disk.outgoing(&delivery(1, "x")).expect_err("damaged");
+    assert!(matches!(error, JournalError::Damaged { segment: 1, .. }), "{error}");
+    assert_eq!(disk.outgoing(&delivery(2, "x")).expect("a content").content, content(2, "x"));
 }
 
 #[tokio::test]

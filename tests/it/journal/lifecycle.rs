@@ -1,10 +1,13 @@
 //! The usual way of a message, and what the journal says of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use labwire::journal::{
-    Arrival, DeliveryState, Depth, Disk, Journal, JournalError, MessageState, Recipient, Repeat, Transformed, Verb,
+    Arrival, Attempt, DeliveryState, Depth, Disk, Identity, Journal, JournalError, MessageState, NewDelivery, OrderKey,
+    OtherBody, Recipient, Repeat, Transformed, Verb,
 };
 
 use super::support::{
@@ -36,15 +39,16 @@ async fn a_message_goes_its_whole_way() {
     let deliveries = vec![goes(1, "x"), stays("y"), goes(1, "z")];
     disk.transformed(id(1), at(2), Transformed::Queued, deliveries).await.expect("kept");
     assert!(disk.untransformed("a", 0, 10).expect("a list").is_empty());
-    let queue = disk.queue(&lane("a", "z"), 10).expect("a queue");
+    let queue = disk.queue(&lane("a", "z"), 0, 10).expect("a queue");
     assert_eq!(queue.len(), 1);
-    assert_eq!(queue[0].outgoing.content, content(1, "z"));
-    assert_eq!(queue[0].outgoing.properties["control_id"], "z-1");
+    let outgoing = disk.outgoing(&queue[0].id).expect("a content");
+    assert_eq!(outgoing.content, content(1, "z"));
+    assert_eq!(outgoing.properties["control_id"], "z-1");
     assert_eq!(disk.depth(&lane("a", "z")).expect("a depth"), Depth { waiting: 1, oldest: Some(at(1)) });
     assert_eq!(disk.depth(&lane("a", "y")).expect("a depth"), Depth { waiting: 0, oldest: None });
 
     disk.attempted(delivery(1, "x"), attempt(1, DeliveryState::Retrying)).await.expect("kept");
-    let queue = disk.queue(&lane("a", "x"), 10).expect("a queue");
+    let queue = disk.queue(&lane("a", "x"), 0, 10).expect("a queue");
     assert_eq!((queue[0].attempts, queue[0].next_at), (1, Some(at(2001))));
     disk.attempted(delivery(1, "x"), attempt(1, DeliveryState::Sent)).await.expect("kept");
     assert_eq!(state(&disk, 1), MessageState::Queued);
@@ -52,7 +56,7 @@ async fn a_message_goes_its_whole_way() {
     assert_eq!(state(&disk, 1), MessageState::Dead);
     disk.command(delivery(1, "z"), command(Verb::Retry, 1)).await.expect("kept");
     assert_eq!(state(&disk, 1), MessageState::Queued);
-    assert_eq!(disk.queue(&lane("a", "z"), 10).expect("a queue")[0].attempts, 0);
+    assert_eq!(disk.queue(&lane("a", "z"), 0, 10).expect("a queue")[0].attempts, 0);
     disk.command(delivery(1, "z"), command(Verb::Cancel, 1)).await.expect("kept");
     assert_eq!(state(&disk, 1), MessageState::Sent);
 
@@ -201,12 +205,21 @@ async fn what_was_acknowledged_is_there_after_a_crash() {
     assert_eq!(untransformed.last().map(|last| last.id), Some(id(51)));
 }
 
+/// The number of the message that was kept.
+fn first_number(recipients: &[Recipient]) -> u64 {
+    (1..=20).find(|n| id(*n) == recipients[0].id).expect("one of the twenty")
+}
+
+fn identity(key: &str) -> Identity {
+    Identity { key: key.to_owned(), window: None, other_body: OtherBody::Refused }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_key_is_kept_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = Arc::new(open(folder.path()));
     let keyed = |n: u64, body: &'static [u8]| Arrival {
-        idempotency_key: Some("event-1".to_owned()),
+        identity: Some(identity("event-1")),
         body: Bytes::from_static(body),
         ..arrival(n, "a")
     };
@@ -231,8 +244,12 @@ async fn the_same_key_is_kept_once() {
     let other = disk.receive(keyed(31, b"two")).await.expect("a receipt");
     assert_eq!(other.repeat(), Repeat::OtherBody);
     assert_eq!(disk.stats().appended, 0);
+    assert_eq!(
+        again.acknowledgement().map(|kept| &kept[..]),
+        arrival(first_number(&first), "a").acknowledgement.as_deref()
+    );
     // Nobody listens: kept all the same, so that the key is known.
-    let nobody = Arrival { recipients: vec![], idempotency_key: Some("event-2".to_owned()), ..arrival(40, "a") };
+    let nobody = Arrival { recipients: vec![], identity: Some(identity("event-2")), ..arrival(40, "a") };
     let _ = disk.receive(nobody.clone()).await.expect("a receipt");
     assert_eq!(disk.receive(nobody).await.expect("a receipt").repeat(), Repeat::SameBody);
 }
@@ -261,6 +278,62 @@ async fn one_sync_serves_all_who_wait() {
 }
 
 #[tokio::test]
+async fn a_key_is_known_for_its_window_and_another_body_may_be_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    let keyed = |n: u64, received_at: Timestamp, body: &'static [u8]| Arrival {
+        identity: Some(Identity {
+            window: Some(Duration::from_secs(60)),
+            other_body: OtherBody::Kept,
+            ..identity("k")
+        }),
+        body: Bytes::from_static(body),
+        received_at,
+        ..arrival(n, "a")
+    };
+    let receive = |arrival| async { disk.receive(arrival).await.expect("a receipt") };
+    assert_eq!(receive(keyed(1, at(0), b"one")).await.repeat(), Repeat::No);
+    assert_eq!(receive(keyed(2, at(60_000), b"one")).await.repeat(), Repeat::SameBody);
+    let kept = receive(keyed(3, at(60_000), b"two")).await;
+    assert_eq!((kept.repeat(), kept.recipients()[0].id), (Repeat::OtherBody, id(3)));
+    assert!(disk.story(id(3)).expect("a story").expect("kept").summary.origin.reused_key);
+    // The newest body counts from now on; and a minute later everything is new.
+    assert_eq!(receive(keyed(4, at(60_001), b"two")).await.recipients()[0].id, id(3));
+    assert_eq!(receive(keyed(5, at(120_001), b"two")).await.repeat(), Repeat::No);
+    assert!(!disk.story(id(5)).expect("a story").expect("kept").summary.origin.reused_key);
+}
+
+#[tokio::test]
+async fn a_dead_letter_may_hold_up_what_comes_after_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    let key = OrderKey::of("patient 7");
+    for n in 1..=3 {
+        let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
+        let new = NewDelivery { key: Some(key), ..goes(n, "x") };
+        disk.transformed(id(n), at(n), Transformed::Queued, vec![new]).await.expect("kept");
+    }
+    let dead = Attempt { holds: true, ..attempt(1, DeliveryState::Dead) };
+    disk.attempted(delivery(1, "x"), dead).await.expect("kept");
+    let disk = reopen(disk, folder.path()).await;
+    let holding = disk.holding(&lane("a", "x")).expect("a list");
+    assert_eq!(holding.iter().map(|held| (&held.id, held.key)).collect::<Vec<_>>(), [(&delivery(1, "x"), Some(key))]);
+    let waits = disk.queue(&lane("a", "x"), holding[0].sequence, 10).expect("a queue");
+    assert_eq!(
+        waits.iter().map(|queued| (queued.id.message, queued.key)).collect::<Vec<_>>(),
+        [(id(2), Some(key)), (id(3), Some(key))]
+    );
+    // Retried, it goes first again.
+    disk.command(delivery(1, "x"), command(Verb::Retry, 1)).await.expect("kept");
+    assert_eq!(waiting(&disk, "a", "x"), [id(1), id(2), id(3)]);
+    assert!(disk.holding(&lane("a", "x")).expect("a list").is_empty());
+    // One that was sent can be sent again: at the end.
+    disk.attempted(delivery(1, "x"), attempt(1, DeliveryState::Sent)).await.expect("kept");
+    disk.command(delivery(1, "x"), command(Verb::Resend, 1)).await.expect("kept");
+    assert_eq!(waiting(&disk, "a", "x"), [id(2), id(3), id(1)]);
+}
+
+#[tokio::test]
 async fn one_body_for_many_channels_is_kept_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = open(folder.path());
@@ -271,13 +344,15 @@ async fn one_body_for_many_channels_is_kept_once() {
     let deliveries = deliveries.map(|name| labwire::journal::NewDelivery {
         destination: name,
         outgoing: Some(labwire::journal::Outgoing { content: body.clone(), ..Default::default() }),
+        key: None,
     });
     disk.transformed(id(7), at(9), Transformed::Queued, deliveries.collect()).await.expect("kept");
     assert!(disk.stats().bytes < 700_000, "{:?}", disk.stats());
     let story = disk.story(id(7)).expect("a story").expect("a message");
     assert_eq!(story.body, body);
     assert!(story.deliveries.iter().all(|delivery| delivery.outgoing.as_ref().is_some_and(|out| out.content == body)));
-    assert_eq!(disk.queue(&lane("c7", "d50"), 1).expect("a queue")[0].outgoing.content, body);
+    let queued = disk.queue(&lane("c7", "d50"), 0, 1).expect("a queue");
+    assert_eq!(disk.outgoing(&queued[0].id).expect("a content").content, body);
 }
 
 #[tokio::test]

@@ -202,7 +202,7 @@ impl Model {
     }
 
     async fn command(&mut self, disk: &Disk, n: u64, destination: &str, verb: Verb) {
-        use DeliveryState::{Cancelled, Dead, Queued, Retrying};
+        use DeliveryState::{Cancelled, Dead, Queued, Retrying, Sent};
         let done = disk.command(delivery(n, destination), command(verb, n)).await;
         let sequence = self.next();
         let message = self.messages.get_mut(&n).expect("it was picked");
@@ -211,7 +211,8 @@ impl Model {
             return;
         };
         match (verb, delivery.state) {
-            (Verb::Retry, Dead | Retrying | Cancelled) => {
+            (Verb::Retry, Retrying) => (delivery.state, delivery.counted) = (Queued, 0),
+            (Verb::Retry, Dead | Cancelled) | (Verb::Resend, Sent) => {
                 (delivery.state, delivery.sequence, delivery.counted) = (Queued, sequence, 0);
                 delivery.retried = true;
             }
@@ -264,7 +265,7 @@ impl Model {
                 .map(|(n, _, delivery)| (delivery.sequence, *n, delivery.counted, delivery.retried))
                 .collect();
             queue.sort_unstable();
-            let found = disk.queue(&lane(channel, destination), 1000).expect("a queue");
+            let found = disk.queue(&lane(channel, destination), 0, 1000).expect("a queue");
             let found: Vec<_> = found.iter().map(|queued| (queued.id.message, queued.attempts)).collect();
             assert_eq!(found, queue.iter().map(|(_, n, counted, _)| (id(*n), *counted)).collect::<Vec<_>>());
             let head = queue.iter().take(1);

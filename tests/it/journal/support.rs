@@ -38,7 +38,7 @@ pub(crate) fn arrival(n: u64, channel: &str) -> Arrival {
         body: body(n),
         acknowledgement: Some(Bytes::from(format!("MSA|AA|C{n}\r"))),
         rejected: None,
-        idempotency_key: None,
+        identity: None,
     }
 }
 
@@ -52,6 +52,7 @@ pub(crate) fn goes(n: u64, destination: &str) -> NewDelivery {
     NewDelivery {
         destination: destination.to_owned(),
         outgoing: Some(Outgoing { content: content(n, destination), properties }),
+        key: None,
     }
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn content(n: u64, destination: &str) -> Bytes {
 }
 
 pub(crate) fn stays(destination: &str) -> NewDelivery {
-    NewDelivery { destination: destination.to_owned(), outgoing: None }
+    NewDelivery { destination: destination.to_owned(), outgoing: None, key: None }
 }
 
 pub(crate) fn delivery(n: u64, destination: &str) -> DeliveryId {
@@ -80,6 +81,7 @@ pub(crate) fn attempt(n: u64, state: DeliveryState) -> Attempt {
         next_at: (state == DeliveryState::Retrying).then(|| at(n + 2000)),
         error: failed.then(|| "connection refused".to_owned()),
         counted: true,
+        holds: false,
         response: (!failed).then(|| Bytes::from_static(b"MSA|AA")),
     }
 }
@@ -120,6 +122,6 @@ pub(crate) async fn reopen(disk: Disk, folder: &Path) -> Disk {
 
 /// The ids that wait in a lane, in order.
 pub(crate) fn waiting(disk: &Disk, channel: &str, destination: &str) -> Vec<MessageId> {
-    let queue = disk.queue(&lane(channel, destination), 1000).expect("a queue");
+    let queue = disk.queue(&lane(channel, destination), 0, 1000).expect("a queue");
     queue.into_iter().map(|queued| queued.id.message).collect()
 }

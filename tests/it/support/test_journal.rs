@@ -82,8 +82,16 @@ impl Journal for TestJournal {
         self.disk.untransformed(channel, after, limit)
     }
 
-    fn queue(&self, lane: &Lane, limit: usize) -> Result<Vec<Queued>, JournalError> {
-        self.disk.queue(lane, limit)
+    fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError> {
+        self.disk.queue(lane, after, limit)
+    }
+
+    fn outgoing(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError> {
+        self.disk.outgoing(delivery)
+    }
+
+    fn holding(&self, lane: &Lane) -> Result<Vec<Holding>, JournalError> {
+        self.disk.holding(lane)
     }
 
     fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
