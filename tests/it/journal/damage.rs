@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use labwire::journal::{DeliveryState, Disk, Journal, JournalError, MessageState, Query, Transformed};
 
-use super::support::{arrival, at, attempt, body, content, copy, delivery, goes, id, lane, open, open_small, waiting};
+use super::support::{arrival, at, attempt, body, content, copy, delivery, goes, id, open, open_small, waiting};
 
 const MAGIC: &[u8] = &[0xA7, b'L', b'W', b'J'];
 

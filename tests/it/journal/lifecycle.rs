@@ -160,7 +160,7 @@ async fn a_late_attempt_does_not_undo_a_cancel_unless_it_arrived() {
 }
 
 #[tokio::test]
-async fn a_retry_goes_to_the_end_and_a_retrying_one_stays_at_the_head() {
+async fn a_retried_dead_letter_goes_to_the_end_and_a_retrying_one_keeps_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = open(folder.path());
     for n in 1..=3 {
@@ -169,6 +169,9 @@ async fn a_retry_goes_to_the_end_and_a_retrying_one_stays_at_the_head() {
     }
     disk.attempted(delivery(1, "x"), attempt(1, DeliveryState::Retrying)).await.expect("kept");
     assert_eq!(waiting(&disk, "a", "x"), [id(1), id(2), id(3)]);
+    disk.command(delivery(1, "x"), command(Verb::Retry, 1)).await.expect("kept");
+    assert_eq!(waiting(&disk, "a", "x"), [id(1), id(2), id(3)], "due now, at its place");
+    disk.attempted(delivery(1, "x"), attempt(1, DeliveryState::Dead)).await.expect("kept");
     disk.command(delivery(1, "x"), command(Verb::Retry, 1)).await.expect("kept");
     assert_eq!(waiting(&disk, "a", "x"), [id(2), id(3), id(1)]);
     let disk = reopen(disk, folder.path()).await;
