@@ -2,27 +2,31 @@
 //!
 //! ```text
 //! data/
-//!   format                   `labwire-journal 1`
+//!   format                   `labwire-journal 2`
 //!   lock                     held by the engine: its process id, the machine's boot id
+//!   pruned                   the last segment that pruning removed
 //!   segments/00000001.log …  the truth: records, appended and synced (see `record.rs`, `event.rs`)
-//!   index/                   sled: made again from the segments whenever it cannot be trusted (see `keys.rs`)
+//!   segments/00000001.idx …  what is in a segment that is no longer written to (see `sealed.rs`); made again when it is lost
+//!   index/                   sled: what changed since (see `keys.rs`); made again whenever it cannot be trusted
 //! ```
 
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::ledger::sha256;
-use super::segments::{Appender, Medium, Reader, RealDisk, SEGMENT_BYTES, disk};
-use super::writer::{Answer, Job, Shared, Work, Writer};
+use super::event::Known;
+use super::plan::Work;
+use super::recovery::Recovered;
+use super::segments::{Appender, Full, Medium, RealDisk, disk};
+use super::writer::{Answer, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState, NewDelivery,
     Outgoing, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
@@ -33,8 +37,10 @@ use crate::message::MessageId;
 const WAITING_JOBS: usize = 4096;
 /// And so much content; one body that is larger goes alone.
 const WAITING_KIB: usize = 64 << 10;
+/// The newest messages may take so much memory before the oldest of them are let go of.
+const WINDOW_BYTES: usize = 40 << 20;
 /// How often the index is written.
-const WRITE_INDEX_EVERY: Duration = Duration::from_secs(1);
+const WRITE_INDEX_EVERY: Duration = Duration::from_secs(5);
 
 /// A journal in a folder, held by this process alone. Dropping it without [`Journal::close`] loses no more than a crash does:
 /// nothing that was acknowledged.
@@ -72,35 +78,31 @@ impl Drop for Threads {
 impl Disk {
     /// Opens the journal in a folder, which is made if need be, and repairs what can be repaired. Blocks.
     pub fn open(folder: &Path) -> Result<Disk, JournalError> {
-        Disk::open_with_segments(folder, SEGMENT_BYTES)
+        Disk::open_on(folder, Arc::new(RealDisk), Full::ByTotal, WINDOW_BYTES)
     }
 
-    /// The same with new segments of another size than 64 MiB.
+    /// The same with segments of a size of the caller's, and no more rosters in memory than such a segment fills.
     pub fn open_with_segments(folder: &Path, segment_bytes: u64) -> Result<Disk, JournalError> {
-        Disk::open_on(folder, Arc::new(RealDisk), segment_bytes)
+        Disk::open_on(folder, Arc::new(RealDisk), Full::At(segment_bytes), segment_bytes as usize)
     }
 
     /// The same on a disk of the caller's making.
-    pub(super) fn open_on(folder: &Path, medium: Arc<dyn Medium>, segment_bytes: u64) -> Result<Disk, JournalError> {
+    pub(super) fn open_on(
+        folder: &Path,
+        medium: Arc<dyn Medium>,
+        full: Full,
+        window_bytes: usize,
+    ) -> Result<Disk, JournalError> {
         let (lock, damage) = folder::claim(folder)?;
-        let recovered = recovery::recover(folder, damage)?;
-        let segments = folder::segments(folder);
-        let sequence = recovered.checkpoint.sequence;
-        let appender = Appender::open(&segments, recovered.end, sequence, medium, segment_bytes)?;
-        let shared = Arc::new(Shared {
-            index: recovered.index,
-            reader: Reader::new(&segments),
-            failed: watch::Sender::new(None),
-            appended: AtomicU64::new(0),
-            syncs: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-        });
-        let missing = recovered.checkpoint.missing;
+        let recovered = recovery::recover(folder, damage, window_bytes)?;
+        let Recovered { shared, sequence, missing, end, before, damage } = recovered;
+        let appender = Appender::open(&folder::segments(folder), end, before, sequence, medium, full)?;
+        let shared = Arc::new(shared);
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
         let (flushing, stop) = std_mpsc::sync_channel(1);
         let index_is_behind = flushing.clone();
         let writer =
-            Writer { shared: shared.clone(), appender, sequence, missing, index_is_behind, _lock: lock, segments };
+            Writer { shared: shared.clone(), appender, sequence, missing, window_bytes, index_is_behind, _lock: lock };
         let threads = Threads(vec![
             spawn("labwire-journal", folder, {
                 let shared = shared.clone();
@@ -112,7 +114,7 @@ impl Disk {
             })?,
         ]);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, damage: recovered.damage })
+        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, damage })
     }
 
     /// How much was written since the journal was opened.
@@ -141,8 +143,8 @@ impl Disk {
 impl Journal for Disk {
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
-        let body_sha256 = arrival.identity.as_ref().map(|_| sha256(&arrival.body));
-        let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), body_sha256 }, bytes).await?;
+        let known = arrival.identity.as_ref().map(|identity| Known::new(&identity.key, &arrival.body));
+        let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), known }, bytes).await?;
         Ok(receipt.expect("the writer answers an arrival with a receipt"))
     }
 
@@ -200,12 +202,7 @@ impl Journal for Disk {
     }
 
     fn search(&self, query: &Query) -> Result<Page, JournalError> {
-        let (ids, next) = search::search(&self.shared.index, query)?;
-        let mut messages = Vec::with_capacity(ids.len());
-        for id in ids {
-            messages.extend(self.shared.summary(id)?);
-        }
-        Ok(Page { messages, next })
+        search::search(&self.shared, query)
     }
 
     fn damage(&self) -> Vec<String> {
@@ -242,16 +239,16 @@ fn guarded(shared: &Shared, run: impl FnOnce()) {
     }
 }
 
-/// Writes the index out about once a second, or when told that it is behind, until nobody is there to tell.
+/// Writes the index out every few seconds, or when told that it is behind, until nobody is there to tell.
 fn write_index(shared: &Shared, behind: &std_mpsc::Receiver<()>) {
     let mut refused = false;
     while behind.recv_timeout(WRITE_INDEX_EVERY) != Err(RecvTimeoutError::Disconnected) {
-        match shared.index.write_out() {
+        match recovery::write_out(shared) {
             Ok(()) => refused = false,
             Err(JournalError::Closed { .. }) => return,
             Err(error) => {
                 if !std::mem::replace(&mut refused, true) {
-                    tracing::error!(%error, "the index cannot be written; it is tried again every second");
+                    tracing::error!(%error, "the index cannot be written; it is tried again every few seconds");
                 }
             }
         }

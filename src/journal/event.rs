@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::record::Kind;
+use super::record::{Kind, Place};
+use super::row::{Names, Row};
 use super::{Attempt, Command, DeliveryId, DeliveryState, OrderKey, Recipient, Transformed};
 use crate::message::{Format, MessageId, Origin, Refs};
 
@@ -19,6 +20,7 @@ pub(super) enum Event {
     Transformed(Outcome),
     Attempted(Attempted),
     Commanded(Commanded),
+    Carried(Box<Carried>),
 }
 
 /// A segment begins. No body.
@@ -28,6 +30,9 @@ pub(super) struct SegmentStart {
     pub(super) created_at: Timestamp,
     /// The first sequence that was not given out when the segment was made.
     pub(super) sequence: u64,
+    /// Where the segment before this one ended; unknown in journals of format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) previous_end: Option<u64>,
 }
 
 /// A body came in. Body 0 is what came, body 1 the acknowledgement, if there is one.
@@ -44,16 +49,51 @@ pub(super) struct Arrived {
     pub(super) acknowledged: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rejected: Option<String>,
+    /// How to know the same arrival when it comes again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) known: Option<Known>,
+    /// The same in journals of format 1.
+    #[serde(default, skip_serializing)]
     pub(super) idempotency: Option<Idempotency>,
 }
 
-/// How to recognise the same arrival again.
+/// How to know an arrival when it comes again: the first 16 bytes of the SHA-256 of its key and of its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    #[serde(with = "hex")]
+    pub(super) key: [u8; 16],
+    #[serde(with = "hex")]
+    pub(super) body: [u8; 16],
+}
+
+impl Known {
+    pub(super) fn new(key: &str, body: &[u8]) -> Known {
+        Known { key: digest(key.as_bytes()), body: digest(body) }
+    }
+}
+
+fn digest(bytes: &[u8]) -> [u8; 16] {
+    use sha2::Digest as _;
+    let digest: [u8; 32] = sha2::Sha256::digest(bytes).into();
+    *digest.first_chunk().expect("32 bytes begin with 16")
+}
+
+/// How format 1 kept it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Idempotency {
-    pub(super) key: String,
-    #[serde(with = "hex")]
-    pub(super) body_sha256: [u8; 32],
+    key: String,
+    body_sha256: String,
+}
+
+impl Arrived {
+    /// How to know the same arrival when it comes again.
+    pub(super) fn known(&self) -> Option<Known> {
+        let old = || {
+            let Idempotency { key, body_sha256 } = self.idempotency.as_ref()?;
+            Some(Known { key: digest(key.as_bytes()), body: hex::parse(body_sha256.get(..32)?)? })
+        };
+        self.known.or_else(old)
+    }
 }
 
 /// A transformer was done with a message. The bodies are the contents of its deliveries, each once.
@@ -106,6 +146,36 @@ pub(super) struct Commanded {
     pub(super) sequence: u64,
 }
 
+/// A message that is not finished goes on in this segment, because its own is to be removed. Body 0 is what came, then the
+/// acknowledgement, if there is one, then the contents of its deliveries.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Carried {
+    pub(super) id: MessageId,
+    pub(super) arrived: Arrived,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outcome: Option<Outcome>,
+    /// Where it and its deliveries stand. The places in it are those of records that may be gone.
+    row: Row,
+    /// What happened to it; responses are not kept.
+    pub(super) attempts: Vec<Attempted>,
+    pub(super) commands: Vec<Commanded>,
+}
+
+impl Carried {
+    pub(super) fn new(id: MessageId, arrived: Arrived, outcome: Option<Outcome>, row: Row) -> Carried {
+        Carried { id, arrived, outcome, row, attempts: Vec::new(), commands: Vec::new() }
+    }
+
+    /// The message's row, with this record as its place.
+    pub(super) fn row_at(&self, place: Place, names: &mut Names) -> Row {
+        let mut row = self.row.clone();
+        (row.arrived, row.transformed) = (place, row.transformed.map(|_| place));
+        row.channel = names.get(&row.channel);
+        row.deliveries.iter_mut().for_each(|delivery| delivery.destination = names.get(&delivery.destination));
+        row
+    }
+}
+
 impl Event {
     pub(super) fn kind(&self) -> Kind {
         match self {
@@ -114,6 +184,7 @@ impl Event {
             Event::Transformed(_) => Kind::Transformed,
             Event::Attempted(_) => Kind::Attempted,
             Event::Commanded(_) => Kind::Commanded,
+            Event::Carried(_) => Kind::Carried,
         }
     }
 
@@ -125,6 +196,7 @@ impl Event {
             Event::Transformed(event) => serde_json::to_vec(event),
             Event::Attempted(event) => serde_json::to_vec(event),
             Event::Commanded(event) => serde_json::to_vec(event),
+            Event::Carried(event) => serde_json::to_vec(event),
         };
         meta.expect("events have string keys only")
     }
@@ -137,6 +209,7 @@ impl Event {
             Kind::Transformed => serde_json::from_slice(meta).map(Event::Transformed),
             Kind::Attempted => serde_json::from_slice(meta).map(Event::Attempted),
             Kind::Commanded => serde_json::from_slice(meta).map(Event::Commanded),
+            Kind::Carried => serde_json::from_slice(meta).map(Event::Carried),
         };
         event.ok()
     }
@@ -147,29 +220,37 @@ impl Event {
             Event::SegmentStart(event) => event.sequence,
             Event::Arrived(event) => event.sequence + event.recipients.len() as u64,
             Event::Transformed(event) => event.sequence + event.deliveries.len() as u64,
-            Event::Attempted(_) => 0,
+            Event::Attempted(_) | Event::Carried(_) => 0,
             Event::Commanded(event) => event.sequence + 1,
         }
     }
 }
 
 mod hex {
+    use std::borrow::Cow;
+
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        serializer.serialize_str(&digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect::<String>())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        if text.len() != 64 || !text.is_ascii() {
-            return Err(D::Error::custom("a sha256 has 64 hexadecimal digits"));
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 16], D::Error> {
+        let text = Cow::<'de, str>::deserialize(deserializer)?;
+        parse(&text).ok_or_else(|| D::Error::custom("this has 32 hexadecimal digits"))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<[u8; 16]> {
+        let mut bytes = [0; 16];
+        if text.len() != 32 || !text.is_ascii() {
+            return None;
         }
         for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[i * 2..i * 2 + 2], 16).map_err(D::Error::custom)?;
+            *byte = u8::from_str_radix(&text[i * 2..i * 2 + 2], 16).ok()?;
         }
-        Ok(bytes)
+        Some(bytes)
     }
 }

@@ -9,7 +9,7 @@ use super::JournalError;
 use super::segments::{disk, sync_folder};
 
 /// The format that this engine writes, and the newest that it reads.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The `format` file says this and the number.
 const FORMAT_WORD: &str = "labwire-journal";
 
@@ -57,6 +57,14 @@ pub(super) fn put(path: &Path, text: &str) -> Result<(), JournalError> {
     path.parent().map_or(Ok(()), sync_folder)
 }
 
+/// Takes a file away, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), JournalError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(disk("removing", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 fn lock(folder: &Path) -> Result<Lock, JournalError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -79,6 +87,22 @@ fn lock(folder: &Path) -> Result<Lock, JournalError> {
     Ok(Lock { _file: file })
 }
 
+/// The last segment that pruning removed; those before it are gone, too.
+pub(super) fn pruned_through(folder: &Path) -> u64 {
+    let text = std::fs::read_to_string(folder.join("pruned")).unwrap_or_default();
+    text.trim().strip_prefix("through ").and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Notes, durably, that segments are to be removed: so that a rebuild does not take them for lost.
+pub(super) fn put_pruned(folder: &Path, through: u64) -> Result<(), JournalError> {
+    put(&folder.join("pruned"), &format!("through {through}\n"))
+}
+
+/// Notes that the folder is in the newest format now.
+pub(super) fn put_format(folder: &Path) -> Result<(), JournalError> {
+    put(&folder.join("format"), &format!("{FORMAT_WORD} {FORMAT}\n"))
+}
+
 fn check_format(folder: &Path) -> Result<Vec<String>, JournalError> {
     let path = folder.join("format");
     let missing = match std::fs::read_to_string(&path) {
@@ -95,6 +119,6 @@ fn check_format(folder: &Path) -> Result<Vec<String>, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => segments(folder).exists(),
         Err(error) => return Err(disk("reading", &path)(error)),
     };
-    put(&path, &format!("{FORMAT_WORD} {FORMAT}\n"))?;
+    put_format(folder)?;
     Ok(Vec::from_iter(missing.then(|| "the file `format` was missing; it was written again".to_owned())))
 }

@@ -74,6 +74,11 @@ impl Index {
         db.clone().ok_or_else(|| JournalError::Closed { reason: "the engine is stopping".to_owned() })
     }
 
+    /// Whether the journal was closed.
+    pub(super) fn check_open(&self) -> Result<(), JournalError> {
+        self.db().map(drop)
+    }
+
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -139,11 +144,14 @@ impl Index {
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
-    /// Writes what changed so far to the store. After an error everything is still there, and is written the next time.
-    pub(super) fn write_out(&self) -> Result<(), JournalError> {
+    /// Writes what changed so far to the store, once `before` is done: what the changes rely on. After an error everything is
+    /// still there, and is written the next time.
+    pub(super) fn write_out(&self, before: impl FnOnce() -> Result<(), JournalError>) -> Result<(), JournalError> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let db = self.db()?;
-        let Some(changes) = self.freeze() else { return Ok(()) };
+        let changes = self.freeze();
+        before()?;
+        let Some(changes) = changes else { return Ok(()) };
         pending::write(&self.pending, &changes)?;
         write(&db, || changes.iter())?;
         db.flush().map_err(refused)?;

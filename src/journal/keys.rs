@@ -1,28 +1,27 @@
 //! The keys of the index. Each kind has a letter; names end with NUL (and hold none), numbers are big-endian, so that keys
 //! sort by time or by place in a queue.
 //!
+//! The index knows nothing of the newest messages, which are in memory, and of older ones only what changed since their roster
+//! was frozen. A shelf is the number of the segment in which a message arrived.
+//!
 //! | key | value |
 //! |---|---|
-//! | `m` id | the message's row |
-//! | `d` id, number of the delivery | the delivery's row |
-//! | `e` id, segment, offset | nothing: an attempt or a command stands there |
+//! | `m` shelf, id | the message's row, where it changed |
+//! | `s` channel, state, shelf, id | nothing: the message's row changed, and this is its state now |
+//! | `e` shelf, id, segment, offset | nothing: an attempt or a command stands there |
 //! | `u` channel, sequence | id: waits for the transformer |
 //! | `l` channel, destination, sequence | id, number of the delivery: waits in the lane |
 //! | `o` channel, destination, id, number | nothing: waits in the lane, but not in order of arrival: it was sent to its end |
 //! | `h` channel, destination, sequence | id, number of the delivery: a dead letter that holds up others |
-//! | `r` kind, value, id | nothing |
-//! | `s` channel, state, id | nothing |
 //! | `n` channel, state | how many messages |
 //! | `w` channel, destination | how many deliveries wait |
-//! | `k` sha256 of an idempotency key | sha256 of the body, place of the arrival |
 //! | `x` | the checkpoint: sorts last, and is written last |
 //! | `b` | the checkpoint that is about to be written: written first |
 
+use super::MessageState;
 use super::record::Place;
-use super::{Lane, MessageState};
-use crate::message::{MessageId, RefKind};
+use crate::message::MessageId;
 
-pub(super) const MESSAGES: &[u8] = b"m";
 pub(super) const COUNTS: &[u8] = b"n";
 pub(super) const WAITING: &[u8] = b"w";
 pub(super) const CHECKPOINT: &[u8] = b"x";
@@ -43,66 +42,73 @@ impl Key {
         self
     }
 
+    fn number(self, number: u64) -> Key {
+        self.bytes(&number.to_be_bytes())
+    }
+
+    fn id(self, id: MessageId) -> Key {
+        self.bytes(&id.to_bytes())
+    }
+
     fn bytes(mut self, bytes: &[u8]) -> Key {
         self.0.extend_from_slice(bytes);
         self
     }
-
-    fn lane(self, lane: &Lane) -> Key {
-        self.name(&lane.channel).name(&lane.destination)
-    }
 }
 
-pub(super) fn message(id: MessageId) -> Vec<u8> {
-    Key::new(b'm').bytes(&id.to_bytes()).0
+/// The rows of a shelf that changed.
+pub(super) fn messages(shelf: u64) -> Vec<u8> {
+    Key::new(b'm').number(shelf).0
 }
 
-pub(super) fn delivery(id: MessageId, number: u16) -> Vec<u8> {
-    Key::new(b'd').bytes(&id.to_bytes()).bytes(&number.to_be_bytes()).0
+pub(super) fn message(shelf: u64, id: MessageId) -> Vec<u8> {
+    Key(messages(shelf)).id(id).0
 }
 
-pub(super) fn events(id: MessageId) -> Vec<u8> {
-    Key::new(b'e').bytes(&id.to_bytes()).0
+/// The events of a shelf's messages.
+pub(super) fn shelf_events(shelf: u64) -> Vec<u8> {
+    Key::new(b'e').number(shelf).0
 }
 
-pub(super) fn event(id: MessageId, place: Place) -> Vec<u8> {
-    Key(events(id)).bytes(&place.segment.to_be_bytes()).bytes(&place.offset.to_be_bytes()).0
+pub(super) fn events(shelf: u64, id: MessageId) -> Vec<u8> {
+    Key(shelf_events(shelf)).id(id).0
+}
+
+pub(super) fn event(shelf: u64, id: MessageId, place: Place) -> Vec<u8> {
+    Key(events(shelf, id)).number(place.segment).number(place.offset).0
+}
+
+/// The changed rows of a shelf that are in a state.
+pub(super) fn states(channel: &str, state: MessageState, shelf: u64) -> Vec<u8> {
+    Key::new(b's').name(channel).name(state.as_str()).number(shelf).0
+}
+
+pub(super) fn state(channel: &str, state: MessageState, shelf: u64, id: MessageId) -> Vec<u8> {
+    Key(states(channel, state, shelf)).id(id).0
 }
 
 pub(super) fn untransformed(channel: &str) -> Vec<u8> {
     Key::new(b'u').name(channel).0
 }
 
-pub(super) fn lane(lane: &Lane) -> Vec<u8> {
-    Key::new(b'l').lane(lane).0
+pub(super) fn lane(channel: &str, destination: &str) -> Vec<u8> {
+    Key::new(b'l').name(channel).name(destination).0
 }
 
-pub(super) fn retried(lane: &Lane) -> Vec<u8> {
-    Key::new(b'o').lane(lane).0
+pub(super) fn retried(channel: &str, destination: &str) -> Vec<u8> {
+    Key::new(b'o').name(channel).name(destination).0
 }
 
-pub(super) fn holding(lane: &Lane) -> Vec<u8> {
-    Key::new(b'h').lane(lane).0
-}
-
-pub(super) fn reference(kind: RefKind, value: &str) -> Vec<u8> {
-    Key::new(b'r').name(kind.as_str()).name(value).0
-}
-
-pub(super) fn state(channel: &str, state: MessageState) -> Vec<u8> {
-    Key::new(b's').name(channel).name(state.as_str()).0
+pub(super) fn holding(channel: &str, destination: &str) -> Vec<u8> {
+    Key::new(b'h').name(channel).name(destination).0
 }
 
 pub(super) fn count(channel: &str, state: MessageState) -> Vec<u8> {
     Key::new(b'n').name(channel).name(state.as_str()).0
 }
 
-pub(super) fn waiting(lane: &Lane) -> Vec<u8> {
-    Key::new(b'w').lane(lane).0
-}
-
-pub(super) fn idempotency(key_sha256: &[u8; 32]) -> Vec<u8> {
-    Key::new(b'k').bytes(key_sha256).0
+pub(super) fn waiting(channel: &str, destination: &str) -> Vec<u8> {
+    Key::new(b'w').name(channel).name(destination).0
 }
 
 /// The two names that a key of `n` or `w` consists of after its letter.
@@ -119,6 +125,12 @@ pub(super) fn with(prefix: &[u8], rest: &[u8]) -> Vec<u8> {
 /// The number at the end of a key or in a value.
 pub(super) fn number(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(*bytes.last_chunk()?))
+}
+
+/// The place at the end of a key.
+pub(super) fn place(bytes: &[u8]) -> Option<Place> {
+    let (rest, offset) = bytes.split_last_chunk::<8>()?;
+    Some(Place { segment: number(rest)?, offset: u64::from_be_bytes(*offset) })
 }
 
 /// The id and the number of a delivery, as in a value of `l` or the end of a key of `o`.

@@ -8,17 +8,26 @@
 //! - Every state change is an event appended to a segment; a delivery's way can be told from the events alone.
 //! - A failed sync is final: the journal refuses everything after it, because what the disk holds is then unknown.
 
+mod bloom;
 mod disk;
 mod event;
+mod files;
 mod folder;
 mod index;
 mod keys;
+mod late;
 mod ledger;
+mod lists;
 mod overlay;
 mod pending;
+mod plan;
+mod prepare;
 mod record;
 mod recovery;
+mod roster;
+mod row;
 mod scan;
+mod sealed;
 mod search;
 mod segments;
 mod state;

@@ -4,7 +4,7 @@
 //! offset  size  what
 //! 0       4     magic: A7 4C 57 4A
 //! 4       4     crc32 of: segment number (u64), offset of the record (u64), everything below up to the end of the metadata
-//! 8       1     kind: 1 segment start, 2 arrived, 3 transformed, 4 attempted, 5 commanded
+//! 8       1     kind: 1 segment start, 2 arrived, 3 transformed, 4 attempted, 5 commanded, 6 carried
 //! 9       1     zero
 //! 10      2     number of bodies
 //! 12      4     length of the metadata
@@ -37,7 +37,7 @@ const PEEK_BYTES: usize = 4096;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Where a record begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub(super) struct Place {
     pub(super) segment: u64,
@@ -64,11 +64,12 @@ pub(super) enum Kind {
     Transformed = 3,
     Attempted = 4,
     Commanded = 5,
+    Carried = 6,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Kind> {
-        [Kind::SegmentStart, Kind::Arrived, Kind::Transformed, Kind::Attempted, Kind::Commanded]
+        [Kind::SegmentStart, Kind::Arrived, Kind::Transformed, Kind::Attempted, Kind::Commanded, Kind::Carried]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -81,23 +82,23 @@ pub(super) fn fits(meta: &[u8], bodies: &[Bytes]) -> bool {
         && bodies.iter().all(|body| u32::try_from(body.len()).is_ok())
 }
 
-/// The bytes of a record up to its first body.
-pub(super) fn head(place: Place, kind: Kind, meta: &[u8], bodies: &[Bytes]) -> Vec<u8> {
+/// Appends the bytes of a record up to its first body.
+pub(super) fn head(out: &mut Vec<u8>, place: Place, kind: Kind, meta: &[u8], bodies: &[Bytes]) {
     debug_assert!(fits(meta, bodies));
-    let mut head = Vec::with_capacity(FIXED_BYTES + bodies.len() * 8 + meta.len());
-    head.extend_from_slice(&MAGIC);
-    head.extend_from_slice(&[0; 4]);
-    head.extend_from_slice(&[kind as u8, 0]);
-    head.extend_from_slice(&(bodies.len() as u16).to_le_bytes());
-    head.extend_from_slice(&(meta.len() as u32).to_le_bytes());
+    let start = out.len();
+    out.reserve(FIXED_BYTES + bodies.len() * 8 + meta.len());
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[kind as u8, 0]);
+    out.extend_from_slice(&(bodies.len() as u16).to_le_bytes());
+    out.extend_from_slice(&(meta.len() as u32).to_le_bytes());
     for body in bodies {
-        head.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        head.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+        out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
     }
-    head.extend_from_slice(meta);
-    let crc = checksum(place, &head[8..]);
-    head[4..8].copy_from_slice(&crc.to_le_bytes());
-    head
+    out.extend_from_slice(meta);
+    let crc = checksum(place, &out[start + 8..]);
+    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
 }
 
 fn checksum(place: Place, bytes: &[u8]) -> u32 {

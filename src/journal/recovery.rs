@@ -1,89 +1,149 @@
-//! Opening: from what lies in the folder to an index that knows every record, and a sound end to append to.
+//! Opening: from what lies in the folder to a ledger that knows every record, and a sound end to append to.
 //!
 //! Design constraints:
-//! - The index is trusted only if this very start of the machine wrote it; a power cut may have taken any part of it.
+//! - The index is trusted only if this very start of the machine wrote it; a power cut may have taken any part of it. It is then
+//!   made again from the sealed rosters, which were synced, and from the segments that have none.
 //! - Damage costs what is damaged and no more, and is told.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::JournalError;
-use super::event::Event;
+use super::event::{Event, SegmentStart};
+use super::files::Files;
 use super::folder;
 use super::index::Index;
 use super::keys;
-use super::ledger::{Draft, parse, render};
+use super::late::Late;
+use super::ledger::Ledger;
 use super::record::{Place, Record};
+use super::row::{parse, render};
 use super::scan::{Found, Scan};
-use super::segments::{self, disk};
+use super::sealed::{self, Sealed};
+use super::segments::{self, Reader, disk};
+use super::writer::Shared;
 
 /// Changes whenever the keys or rows of the index do: an index of another layout is made again.
-const INDEX_LAYOUT: u32 = 2;
-/// So many events are replayed before their changes are made together.
+const INDEX_LAYOUT: u32 = 3;
+/// So many events are replayed before their changes to the index are made together.
 const REPLAY_EVENTS: usize = 256;
 /// Damage beyond this is counted, not listed.
 const MAX_DAMAGE: usize = 1000;
+/// So many sealed rosters are kept open for reading.
+const OPEN_SEALED: usize = 256;
 
 /// Up to where the index is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checkpoint {
-    /// The first place that it may not know of.
-    pub(super) place: Place,
+    /// The first segment whose messages the index does not know: it is replayed.
+    pub(super) replay_from: u64,
+    /// Events before this place are in the index as far as they are about messages of earlier segments.
+    pub(super) indexed: Place,
     /// The first sequence that was not given out before it.
     pub(super) sequence: u64,
+    /// The last segment that there was.
+    pub(super) last: u64,
     /// Segments that were not there when the index was made.
     pub(super) missing: Vec<u64>,
 }
 
 /// Notes, together with the changes of a group, up to where the index is complete once they are made.
-pub(super) fn checkpoint(draft: &mut Draft<'_>, checkpoint: &Checkpoint) {
-    draft.put(keys::CHECKPOINT.to_vec(), render(checkpoint));
+pub(super) fn checkpoint(late: &mut Late<'_>, checkpoint: &Checkpoint) {
+    late.put(keys::CHECKPOINT.to_vec(), render(checkpoint));
 }
 
 /// A journal ready to go on.
 pub(super) struct Recovered {
-    pub(super) index: Index,
-    pub(super) checkpoint: Checkpoint,
+    pub(super) shared: Shared,
+    pub(super) sequence: u64,
+    pub(super) missing: Vec<u64>,
     /// Where to append; none when there is no segment yet.
     pub(super) end: Option<Place>,
+    /// Bytes in the segments before the last.
+    pub(super) before: u64,
     pub(super) damage: Vec<String>,
 }
 
-/// Makes the index equal to the segments and cuts what was half written.
-pub(super) fn recover(folder: &Path, damage: Vec<String>) -> Result<Recovered, JournalError> {
-    let segments = folder::segments(folder);
-    let numbers = segments::list(&segments)?;
-    let last = numbers.last().copied();
-    let missing: Vec<u64> = (1..last.unwrap_or(1)).filter(|number| numbers.binary_search(number).is_err()).collect();
+/// What lies in the folder.
+struct Contents {
+    segments: PathBuf,
+    files: Arc<Files>,
+    /// The segments that hold something, in order.
+    numbers: Vec<u64>,
+    missing: Vec<u64>,
+}
+
+/// Makes the ledger and the index equal to the segments and cuts what was half written.
+pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -> Result<Recovered, JournalError> {
     let mut damage = Damage { told: damage, more: 0 };
-    for number in &missing {
-        damage.tell(format!("segment {number} is missing: what it held is lost"));
-    }
-    let (index, trusted) = open_index(folder, &segments, &missing, last, &mut damage)?;
-    let fresh = Checkpoint { place: Place { segment: 0, offset: 0 }, sequence: 1, missing };
-    let checkpoint = trusted.unwrap_or(fresh);
-    let mut replay = Replay { index: &index, draft: Draft::new(&index), events: 0, checkpoint, damage };
-    let from = replay.checkpoint.place;
+    let found = look(folder, &mut damage)?;
+    let (index, trusted) = open_index(folder, &found, &mut damage)?;
+    let shared = Shared::new(index, Reader::new(&found.segments), found.segments.clone(), found.files.clone());
+    let mut replay = Replay { shared: &shared, window_bytes, events: 0, sequence: 1, missing: found.missing, damage };
+    let from = match trusted {
+        Some(trusted) => replay.trust(&found.numbers, &trusted)?,
+        None => replay.adopt(&found.numbers)?,
+    };
     let mut end = None;
-    for number in numbers.into_iter().filter(|number| *number >= from.segment) {
-        let offset = if number == from.segment { from.offset } else { 0 };
-        let sound = replay.segment(&segments, Place { segment: number, offset }, Some(number) == last)?;
+    for number in found.numbers.iter().copied().filter(|number| *number >= from) {
+        let is_last = Some(&number) == found.numbers.last();
+        let sound = replay.segment(number, is_last)?;
         end = Some(Place { segment: number, offset: sound });
     }
-    if replay.draft.orphans > 0 {
-        let orphans = replay.draft.orphans;
-        replay.damage.tell(format!("{orphans} events belong to messages or deliveries whose own records are lost"));
+    let before: u64 = found.numbers.iter().rev().skip(1).map(|number| length(&found.segments, *number)).sum();
+    replay.finish(end)?;
+    let Replay { sequence, missing, mut damage, .. } = replay;
+    let orphans = shared.ledger().orphans;
+    if orphans > 0 {
+        damage.tell(format!("{orphans} events belong to messages or deliveries whose own records are lost"));
     }
-    let Replay { mut checkpoint, damage, mut draft, .. } = replay;
-    checkpoint.place = end.unwrap_or(checkpoint.place);
-    self::checkpoint(&mut draft, &checkpoint);
-    draft.commit();
-    index.write_out()?;
     folder::put(&stamp_path(folder), &stamp())?;
-    Ok(Recovered { index, checkpoint, end, damage: damage.finish() })
+    folder::put_format(folder)?;
+    Ok(Recovered { shared, sequence, missing, end, before, damage: damage.finish() })
+}
+
+/// Lists the segments; takes away what was prepared and never written.
+fn look(folder: &Path, damage: &mut Damage) -> Result<Contents, JournalError> {
+    let segments = folder::segments(folder);
+    let pruned = folder::pruned_through(folder);
+    let mut numbers = segments::list(&segments)?;
+    // What pruning had begun to remove.
+    for number in numbers.extract_if(.., |number| *number <= pruned) {
+        sealed::remove(&segments, number)?;
+        folder::remove(&segments::path(&segments, number))?;
+    }
+    while let Some(last) = numbers.last().copied()
+        && is_unwritten(&segments::path(&segments, last))?
+    {
+        folder::remove(&segments::path(&segments, last))?;
+        numbers.pop();
+    }
+    let last = numbers.last().copied().unwrap_or(pruned);
+    let missing: Vec<u64> = (pruned + 1..last).filter(|number| numbers.binary_search(number).is_err()).collect();
+    for number in &missing {
+        damage.tell(format!("segment {number} is missing: what it held is lost"));
+        sealed::remove(&segments, *number)?;
+    }
+    let files = Arc::new(Files::new(OPEN_SEALED, {
+        let segments = segments.clone();
+        move |number| sealed::path(&segments, number)
+    }));
+    Ok(Contents { segments, files, numbers, missing })
+}
+
+/// Whether a segment holds nothing but zeros.
+fn is_unwritten(path: &Path) -> Result<bool, JournalError> {
+    let file = File::open(path).map_err(disk("opening", path))?;
+    let mut scan = Scan::new(&file, Place::default()).map_err(disk("reading", path))?;
+    scan.next().map(|found| found.is_none()).map_err(disk("reading", path))
+}
+
+fn length(segments: &Path, number: u64) -> u64 {
+    std::fs::metadata(segments::path(segments, number)).map_or(0, |metadata| metadata.len())
 }
 
 /// The damage found, up to a limit.
@@ -110,18 +170,18 @@ impl Damage {
     }
 }
 
-/// The index with its checkpoint, or an empty one when what is there cannot be trusted.
-fn open_index(
-    folder: &Path,
-    segments: &Path,
-    missing: &[u64],
-    last: Option<u64>,
-    damage: &mut Damage,
-) -> Result<(Index, Option<Checkpoint>), JournalError> {
+/// What a trusted index says: its checkpoint, and the sealed rosters that it is about.
+struct Trusted {
+    checkpoint: Checkpoint,
+    sealed: Vec<Arc<Sealed>>,
+}
+
+/// The index with what it says, or an empty one when what is there cannot be trusted.
+fn open_index(folder: &Path, found: &Contents, damage: &mut Damage) -> Result<(Index, Option<Trusted>), JournalError> {
     let index = folder::index(folder);
     if std::fs::read_to_string(stamp_path(folder)).is_ok_and(|found| found == stamp()) {
-        match Index::open(&index).and_then(|index| Ok((trusted(&index, segments, missing, last)?, index))) {
-            Ok((Ok(checkpoint), index)) => return Ok((index, Some(checkpoint))),
+        match Index::open(&index).and_then(|index| Ok((trusted(&index, found)?, index))) {
+            Ok((Ok(trusted), index)) => return Ok((index, Some(trusted))),
             Ok((Err(why), index)) => {
                 index.close();
                 damage.tell(format!("{why}; the index was made again from the segments"));
@@ -148,35 +208,55 @@ fn stamp_path(folder: &Path) -> PathBuf {
     folder::index(folder).join("boot")
 }
 
-/// The checkpoint of an index of this boot, or why the index is not to be trusted.
-fn trusted(
-    index: &Index,
-    segments: &Path,
-    missing: &[u64],
-    last: Option<u64>,
-) -> Result<Result<Checkpoint, String>, JournalError> {
+/// What an index of this boot says, or why it is not to be trusted.
+fn trusted(index: &Index, found: &Contents) -> Result<Result<Trusted, String>, JournalError> {
     let Some(row) = index.get(keys::CHECKPOINT)? else { return Ok(Err("the index has no checkpoint".to_owned())) };
     if !index.is_whole()? {
         return Ok(Err("the index has lost a part of what was written to it".to_owned()));
     }
     let checkpoint: Checkpoint = parse(&row)?;
-    let Place { segment, offset } = checkpoint.place;
-    if last.unwrap_or(0) < segment {
-        return Ok(Err(format!("segment {segment} is missing: what it held is lost")));
+    let last = found.numbers.last().copied().unwrap_or(0);
+    if last < checkpoint.last {
+        return Ok(Err(format!("segment {} is missing: what it held is lost", checkpoint.last)));
     }
-    if checkpoint.missing != missing {
+    let Place { segment, offset } = checkpoint.indexed;
+    if checkpoint.missing != found.missing {
         return Ok(Err("the index knows segments that are missing".to_owned()));
     }
-    let path = segments::path(segments, segment);
-    let bytes = match std::fs::metadata(&path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(disk("reading", &path)(error)),
-    };
+    let bytes = length(&found.segments, segment);
     if bytes < offset {
         return Ok(Err(format!("segment {segment} ends at byte {bytes}, the index knows it up to byte {offset}")));
     }
-    Ok(Ok(checkpoint))
+    let mut sealed = Vec::new();
+    for number in found.numbers.iter().copied().filter(|number| *number < checkpoint.replay_from) {
+        match Sealed::open(&found.segments, number, &found.files)? {
+            Some(roster) if is_whole(&found.segments, number)? => sealed.push(Arc::new(roster)),
+            Some(_) => return Ok(Err(format!("segment {number} lost its end"))),
+            None => return Ok(Err(format!("the sealed roster of segment {number} is damaged"))),
+        }
+    }
+    Ok(Ok(Trusted { checkpoint, sealed }))
+}
+
+/// Whether a segment is as long as the one after it says.
+fn is_whole(segments: &Path, number: u64) -> Result<bool, JournalError> {
+    let Some(start) = start_of(segments, number + 1)? else { return Ok(true) };
+    Ok(start.previous_end.is_none_or(|end| length(segments, number) >= end))
+}
+
+/// How a segment begins; none where that cannot be read.
+fn start_of(segments: &Path, number: u64) -> Result<Option<SegmentStart>, JournalError> {
+    let path = segments::path(segments, number);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(disk("opening", &path)(error)),
+    };
+    let record = Record::read(&file, Place { segment: number, offset: 0 }).map_err(disk("reading", &path))?;
+    match record.and_then(|record| Event::from_meta(record.kind, record.meta())) {
+        Some(Event::SegmentStart(start)) => Ok(Some(start)),
+        _ => Ok(None),
+    }
 }
 
 fn set_aside(folder: &Path) -> Result<(), JournalError> {
@@ -185,48 +265,155 @@ fn set_aside(folder: &Path) -> Result<(), JournalError> {
     std::fs::rename(folder, aside).map_err(disk("moving", folder))
 }
 
-/// Replaying events into the index.
-struct Replay<'i> {
-    index: &'i Index,
-    draft: Draft<'i>,
+/// Seals what is frozen, and writes the index out.
+pub(super) fn write_out(shared: &Shared) -> Result<(), JournalError> {
+    shared.index.write_out(|| seal(shared))
+}
+
+/// Writes the files of frozen rosters. The index must not say that it knows them before.
+fn seal(shared: &Shared) -> Result<(), JournalError> {
+    loop {
+        let Some(frozen) = shared.ledger().frozen.front().cloned() else { return Ok(()) };
+        let number = frozen.roster.segment;
+        sealed::write(&shared.segments, &frozen.roster, frozen.as_of)?;
+        shared.sealed_files.forget(number);
+        let sealed = Sealed::open(&shared.segments, number, &shared.sealed_files)?.ok_or_else(|| {
+            JournalError::Index { error: format!("the sealed roster of segment {number} was written and is not sound") }
+        })?;
+        shared.ledger_mut().sealed(sealed);
+    }
+}
+
+/// Replaying events.
+struct Replay<'s> {
+    shared: &'s Shared,
+    window_bytes: usize,
     events: usize,
-    checkpoint: Checkpoint,
+    sequence: u64,
+    missing: Vec<u64>,
     damage: Damage,
 }
 
 impl Replay<'_> {
+    /// Goes on from a trusted index. Gives the first segment to be replayed.
+    fn trust(&mut self, numbers: &[u64], trusted: &Trusted) -> Result<u64, JournalError> {
+        let Checkpoint { replay_from, indexed, sequence, .. } = trusted.checkpoint;
+        let mut ledger = self.shared.ledger_mut();
+        ledger.sealed = trusted.sealed.clone();
+        ledger.indexed = indexed;
+        ledger.found_indexed = (replay_from, indexed);
+        self.sequence = self.sequence.max(sequence);
+        for number in numbers.iter().filter(|number| **number >= replay_from) {
+            sealed::remove(&self.shared.segments, *number)?;
+        }
+        Ok(replay_from)
+    }
+
+    /// Makes the index from the sealed rosters that are sound. Gives the first segment to be replayed.
+    fn adopt(&mut self, numbers: &[u64]) -> Result<u64, JournalError> {
+        let shared = self.shared;
+        let mut from = numbers.first().copied().unwrap_or(1);
+        let mut late = Late::new(&shared.index);
+        // Of the last segment it is not known whether it is whole.
+        let all_but_last = &numbers[..numbers.len().saturating_sub(1)];
+        for number in all_but_last {
+            let Some(sealed) = Sealed::open(&shared.segments, *number, &shared.sealed_files)? else { break };
+            if !sealed.is_intact()? || !is_whole(&shared.segments, *number)? {
+                break;
+            }
+            shared.ledger_mut().adopt(&mut late, Arc::new(sealed))?;
+            from = number + 1;
+            // Without a checkpoint: whoever is killed here begins again.
+            if late.commit()? {
+                write_out(shared)?;
+            }
+        }
+        for number in numbers.iter().filter(|number| **number >= from) {
+            sealed::remove(&shared.segments, *number)?;
+            shared.sealed_files.forget(*number);
+        }
+        let adopted = shared.ledger().sealed.clone();
+        for sealed in adopted {
+            for offset in sealed.foreign()? {
+                self.foreign(&mut late, Place { segment: sealed.segment(), offset })?;
+            }
+            if late.commit()? {
+                write_out(shared)?;
+            }
+        }
+        Ok(from)
+    }
+
+    /// An event in a segment with a sealed roster that is about a message of another one.
+    fn foreign(&mut self, late: &mut Late<'_>, place: Place) -> Result<(), JournalError> {
+        let (record, file) = match self.shared.reader.record(place) {
+            Ok(found) => found,
+            Err(JournalError::Damaged { segment, offset }) => {
+                self.damage.tell(format!("segment {segment} at byte {offset}: a record is damaged and was skipped"));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let intact =
+            record.is_intact(&file).map_err(disk("reading", &segments::path(&self.shared.segments, place.segment)))?;
+        let Some(event) = Event::from_meta(record.kind, record.meta()) else { return Ok(()) };
+        self.sequence = self.sequence.max(event.sequence_after());
+        self.shared.ledger_mut().apply(late, &event, place, intact)
+    }
+
     /// Replays one segment and says where its sound part ends. In the last one, nothing sound after something that is not
     /// means that it was half written.
-    fn segment(&mut self, folder: &Path, start: Place, is_last: bool) -> Result<u64, JournalError> {
-        let path = segments::path(folder, start.segment);
+    fn segment(&mut self, number: u64, is_last: bool) -> Result<u64, JournalError> {
+        let path = segments::path(&self.shared.segments, number);
         let file = File::open(&path).map_err(disk("opening", &path))?;
+        let start = Place { segment: number, offset: 0 };
         let mut scan = Scan::new(&file, start).map_err(disk("reading", &path))?;
-        let mut sound = start.offset;
+        let mut sound = 0;
         let mut doubtful = Vec::new();
+        let mut late = Late::new(&self.shared.index);
         while let Some(found) = scan.next().map_err(disk("reading", &path))? {
             if let Found::Record { record, intact: true } = &found {
                 for found in doubtful.drain(..) {
-                    self.found(start.segment, found)?;
+                    self.found(&mut late, number, found)?;
                 }
                 sound = record.end();
-                self.found(start.segment, found)?;
+                self.found(&mut late, number, found)?;
             } else {
                 doubtful.push(found);
             }
         }
-        if is_last && !doubtful.is_empty() {
-            cut(&path, sound)?;
-            return Ok(sound);
+        if is_last {
+            if !doubtful.is_empty() {
+                cut(&path, sound)?;
+            }
+        } else {
+            let missing = self.missing_end(number, &mut doubtful, sound)?;
+            for found in doubtful {
+                self.found(&mut late, number, found)?;
+            }
+            missing.into_iter().for_each(|missing| self.damage.tell(missing));
         }
-        for found in doubtful {
-            self.found(start.segment, found)?;
-        }
+        self.make_room(&mut late, Place { segment: number, offset: sound })?;
         Ok(sound)
     }
 
-    fn found(&mut self, segment: u64, found: Found) -> Result<(), JournalError> {
+    /// A segment that ends before its end lost what was there: said of it, or of the damage at its end.
+    fn missing_end(&self, number: u64, doubtful: &mut [Found], sound: u64) -> Result<Option<String>, JournalError> {
+        let end = doubtful.last().map_or(sound, Found::end);
+        let start = start_of(&self.shared.segments, number + 1)?;
+        let Some(expected) = start.and_then(|start| start.previous_end).filter(|expected| *expected > end) else {
+            return Ok(None);
+        };
+        if let Some(Found::Gap { to, .. }) = doubtful.last_mut() {
+            *to = expected;
+            return Ok(None);
+        }
+        Ok(Some(format!("segment {number} at byte {end}: its last {} bytes are missing", expected - end)))
+    }
+
+    fn found(&mut self, late: &mut Late<'_>, segment: u64, found: Found) -> Result<(), JournalError> {
         match found {
-            Found::Record { record, intact } => self.record(&record, intact),
+            Found::Record { record, intact } => self.record(late, &record, intact),
             Found::Gap { from, to } => {
                 let bytes = to - from;
                 self.damage
@@ -236,7 +423,7 @@ impl Replay<'_> {
         }
     }
 
-    fn record(&mut self, record: &Record, intact: bool) -> Result<(), JournalError> {
+    fn record(&mut self, late: &mut Late<'_>, record: &Record, intact: bool) -> Result<(), JournalError> {
         let place = record.place();
         let Some(event) = Event::from_meta(record.kind, record.meta()) else {
             self.damage.tell(format!("segment {} at byte {}: a record without meaning", place.segment, place.offset));
@@ -246,16 +433,47 @@ impl Replay<'_> {
             let Place { segment, offset } = place;
             self.damage.tell(format!("segment {segment} at byte {offset}: the content of a record is damaged"));
         }
-        self.checkpoint.sequence = self.checkpoint.sequence.max(event.sequence_after());
-        self.draft.apply(&event, place, intact)?;
+        self.sequence = self.sequence.max(event.sequence_after());
+        self.shared.ledger_mut().apply(late, &event, place, intact)?;
         self.events += 1;
-        if !self.events.is_multiple_of(REPLAY_EVENTS) {
-            return Ok(());
+        if self.events.is_multiple_of(REPLAY_EVENTS) && late.commit()? {
+            return self.note(late, Place { segment: place.segment, offset: record.end() });
         }
-        // With its checkpoint: whoever is killed during recovery must not apply the same events a second time.
-        self.checkpoint.place = Place { segment: place.segment, offset: record.end() };
-        checkpoint(&mut self.draft, &self.checkpoint);
-        if self.draft.commit() { self.index.write_out() } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Everything before a place was replayed: lets go of old rosters when they take too much memory.
+    fn make_room(&mut self, late: &mut Late<'_>, end: Place) -> Result<(), JournalError> {
+        loop {
+            let mut ledger = self.shared.ledger_mut();
+            if ledger.memory() <= self.window_bytes || ledger.window_len() < 2 {
+                break;
+            }
+            ledger.freeze_oldest(late, end);
+            drop(ledger);
+            self.note(late, end)?;
+        }
+        late.commit().map(drop)
+    }
+
+    /// Writes the index out, with its checkpoint: whoever is killed during recovery must not apply the same events twice.
+    fn note(&self, late: &mut Late<'_>, end: Place) -> Result<(), JournalError> {
+        let mut ledger = self.shared.ledger_mut();
+        ledger.indexed = ledger.indexed.max(end);
+        checkpoint(late, &self.checkpoint(&ledger, end));
+        drop(ledger);
+        late.commit()?;
+        write_out(self.shared)
+    }
+
+    fn checkpoint(&self, ledger: &Ledger, end: Place) -> Checkpoint {
+        let replay_from = ledger.replay_from().unwrap_or(end.segment);
+        let (indexed, sequence, last) = (ledger.indexed, self.sequence, end.segment);
+        Checkpoint { replay_from, indexed, sequence, last, missing: self.missing.clone() }
+    }
+
+    fn finish(&mut self, end: Option<Place>) -> Result<(), JournalError> {
+        self.note(&mut Late::new(&self.shared.index), end.unwrap_or_default())
     }
 }
 

@@ -16,6 +16,16 @@ pub(super) enum Found {
     Gap { from: u64, to: u64 },
 }
 
+impl Found {
+    /// Where it ends.
+    pub(super) fn end(&self) -> u64 {
+        match self {
+            Found::Record { record, .. } => record.end(),
+            Found::Gap { to, .. } => *to,
+        }
+    }
+}
+
 /// A walk through one segment.
 pub(super) struct Scan<'f> {
     file: &'f File,
@@ -36,6 +46,10 @@ impl<'f> Scan<'f> {
             return Ok(None);
         }
         let from = self.at;
+        if self.is_zero_from(from)? {
+            self.at = self.end;
+            return Ok(None);
+        }
         if let Some(record) = self.record_at(from)? {
             self.at = record.end();
             let intact = record.is_intact(self.file)?;
@@ -44,6 +58,24 @@ impl<'f> Scan<'f> {
         let to = self.resync(from + 1)?.unwrap_or(self.end);
         self.at = to;
         Ok(Some(Found::Gap { from, to }))
+    }
+
+    /// Whether nothing but zeros follows: what was prepared and not written.
+    fn is_zero_from(&self, mut from: u64) -> io::Result<bool> {
+        let mut bytes = [0; MAGIC.len()];
+        if fill(self.file, &mut bytes, from)? == bytes.len() && bytes == MAGIC {
+            return Ok(false);
+        }
+        let mut window = vec![0; WINDOW_BYTES];
+        let zeros = vec![0; WINDOW_BYTES];
+        while from < self.end {
+            let read = fill(self.file, &mut window, from)?;
+            if read == 0 || window[..read] != zeros[..read] {
+                return Ok(read == 0);
+            }
+            from += read as u64;
+        }
+        Ok(true)
     }
 
     /// A record that lies within the segment.
@@ -57,8 +89,7 @@ impl<'f> Scan<'f> {
         let mut window = vec![0; WINDOW_BYTES];
         while from < self.end {
             let read = fill(self.file, &mut window, from)?;
-            let found = window[..read].windows(MAGIC.len()).enumerate().filter(|(_, bytes)| *bytes == MAGIC);
-            for (at, _) in found {
+            for at in memchr::memmem::find_iter(&window[..read], &MAGIC) {
                 if self.record_at(from + at as u64)?.is_some() {
                     return Ok(Some(from + at as u64));
                 }

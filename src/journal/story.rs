@@ -1,11 +1,16 @@
-//! Reading: rows from the index, contents from the segments by place.
+//! Reading: rows from the ledger and the index, contents from the segments by place.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::event::{Arrived, Event, Outcome};
-use super::ledger::{DeliveryRow, MessageRow, parse};
+use super::plan::damaged;
 use super::record::{Place, Record};
+use super::row::{DeliveryRow, Row, parse};
+use super::sealed::SealedRow;
 use super::writer::Shared;
 use super::{
     DeliveryId, DeliveryStory, DeliverySummary, Depth, Holding, JournalError, Lane, MessageState, Outgoing, Queued,
@@ -14,12 +19,44 @@ use super::{
 use crate::message::{Format, MessageId};
 
 impl Shared {
-    pub(super) fn message(&self, id: MessageId) -> Result<Option<MessageRow>, JournalError> {
-        self.index.get(&keys::message(id))?.map(|row| parse(&row)).transpose()
+    /// A message's row as it is now.
+    pub(super) fn row(&self, id: MessageId) -> Result<Option<Row>, JournalError> {
+        let shelf = {
+            let ledger = self.ledger();
+            if let Some(entry) = ledger.recent(id) {
+                return Ok(Some(entry.row.clone()));
+            }
+            ledger.shelf_of(id)?
+        };
+        let Some(shelf) = shelf else { return Ok(None) };
+        match self.changed(shelf.number(), id)? {
+            Some(row) => Ok(Some(row)),
+            None => shelf.row(id).map(|found| Some(found.row)),
+        }
     }
 
-    fn delivery(&self, id: MessageId, number: u16) -> Result<Option<DeliveryRow>, JournalError> {
-        self.index.get(&keys::delivery(id, number))?.map(|row| parse(&row)).transpose()
+    /// A message's row, where it changed since its roster was frozen.
+    pub(super) fn changed(&self, shelf: u64, id: MessageId) -> Result<Option<Row>, JournalError> {
+        self.index.get(&keys::message(shelf, id))?.map(|row| parse(&row)).transpose()
+    }
+
+    /// A message's row, and the places of its attempts and commands.
+    fn row_and_events(&self, id: MessageId) -> Result<Option<SealedRow>, JournalError> {
+        let shelf = {
+            let ledger = self.ledger();
+            if let Some(entry) = ledger.recent(id) {
+                return Ok(Some(SealedRow { row: entry.row.clone(), events: entry.events.clone() }));
+            }
+            ledger.shelf_of(id)?
+        };
+        let Some(shelf) = shelf else { return Ok(None) };
+        let mut found = shelf.row(id)?;
+        if let Some(row) = self.changed(shelf.number(), id)? {
+            found.row = row;
+        }
+        let later = self.index.scan(&keys::events(shelf.number(), id), &[], usize::MAX)?;
+        found.events.extend(later.iter().filter_map(|(key, _)| keys::place(key)));
+        Ok(Some(found))
     }
 
     pub(super) fn untransformed(
@@ -29,11 +66,14 @@ impl Shared {
         limit: usize,
     ) -> Result<Vec<Untransformed>, JournalError> {
         let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
-        let found = self.index.scan(&keys::untransformed(channel), &from.to_be_bytes(), limit)?;
-        let found = found.iter().filter_map(|(key, id)| {
-            Some(Untransformed { id: MessageId::from_bytes(*id.first_chunk()?), sequence: keys::number(key)? })
-        });
-        Ok(found.collect())
+        // Memory first: what moves to the index meanwhile is then seen here, or there, but never nowhere.
+        let mut found: BTreeMap<u64, MessageId> =
+            self.ledger().lists.untransformed_from(channel, from).take(limit).collect();
+        for (key, id) in self.index.scan(&keys::untransformed(channel), &from.to_be_bytes(), limit)? {
+            let Some((sequence, id)) = keys::number(&key).zip(id.first_chunk()) else { continue };
+            found.insert(sequence, MessageId::from_bytes(*id));
+        }
+        Ok(found.into_iter().take(limit).map(|(sequence, id)| Untransformed { id, sequence }).collect())
     }
 
     pub(super) fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError> {
@@ -41,111 +81,157 @@ impl Shared {
         let mut after = after;
         while queue.len() < limit {
             let Some(from) = after.checked_add(1) else { break };
-            let found = self.index.scan(&keys::lane(lane), &from.to_be_bytes(), limit - queue.len())?;
-            let Some((last, _)) = found.last() else { break };
-            after = keys::number(last).unwrap_or(u64::MAX);
-            for (key, value) in &found {
-                let Some(((id, number), sequence)) = keys::numbered(value).zip(keys::number(key)) else { continue };
+            let found = self.numbered(lane, from, limit - queue.len())?;
+            let Some((last, _)) = found.last_key_value() else { break };
+            after = *last;
+            for (sequence, (id, number)) in found {
                 queue.extend(self.queued(lane, id, number, sequence)?);
             }
         }
         Ok(queue)
     }
 
+    /// What waits in a lane, by its place there.
+    fn numbered(&self, lane: &Lane, from: u64, limit: usize) -> Result<BTreeMap<u64, (MessageId, u16)>, JournalError> {
+        let recent = |lists: &super::lists::LaneLists| {
+            lists.waiting.range(from..).take(limit).map(|(sequence, delivery)| (*sequence, *delivery)).collect()
+        };
+        let mut found: BTreeMap<u64, (MessageId, u16)> =
+            self.ledger().lists.lane(&lane.channel, &lane.destination).map(recent).unwrap_or_default();
+        let key = keys::lane(&lane.channel, &lane.destination);
+        for (key, value) in self.index.scan(&key, &from.to_be_bytes(), limit)? {
+            found.extend(keys::number(&key).zip(keys::numbered(&value)));
+        }
+        if let Some((beyond, _)) = found.iter().nth(limit) {
+            let beyond = *beyond;
+            found.split_off(&beyond);
+        }
+        Ok(found)
+    }
+
     /// A delivery that waits; none when it left the lane while we looked.
     fn queued(&self, lane: &Lane, id: MessageId, number: u16, sequence: u64) -> Result<Option<Queued>, JournalError> {
-        let (Some(message), Some(row)) = (self.message(id)?, self.delivery(id, number)?) else { return Ok(None) };
-        if !row.state.is_waiting() || row.sequence != sequence {
+        let Some(row) = self.row(id)? else { return Ok(None) };
+        let delivery = row.deliveries.get(usize::from(number));
+        let Some(delivery) = delivery.filter(|row| row.state.is_waiting() && row.sequence == sequence) else {
             return Ok(None);
-        }
+        };
         Ok(Some(Queued {
             id: DeliveryId { message: id, destination: lane.destination.clone() },
             sequence,
-            key: row.key,
-            attempts: row.counted,
-            next_at: row.next_at,
-            received_at: message.received_at,
+            key: delivery.key,
+            attempts: delivery.counted,
+            next_at: delivery.next_at,
+            received_at: row.received_at,
         }))
     }
 
     pub(super) fn holding(&self, lane: &Lane) -> Result<Vec<Holding>, JournalError> {
+        let mut found: BTreeMap<u64, (MessageId, u16)> = self
+            .ledger()
+            .lists
+            .lane(&lane.channel, &lane.destination)
+            .map(|lists| lists.holding.clone())
+            .unwrap_or_default();
+        for (key, value) in self.index.scan(&keys::holding(&lane.channel, &lane.destination), &[], usize::MAX)? {
+            found.extend(keys::number(&key).zip(keys::numbered(&value)));
+        }
         let mut holding = Vec::new();
-        for (key, value) in self.index.scan(&keys::holding(lane), &[], usize::MAX)? {
-            let Some(((id, number), sequence)) = keys::numbered(&value).zip(keys::number(&key)) else { continue };
-            let Some(row) = self.delivery(id, number)?.filter(|row| row.holds) else { continue };
+        for (sequence, (id, number)) in found {
+            let Some(row) = self.row(id)? else { continue };
+            let Some(delivery) = row.deliveries.get(usize::from(number)).filter(|row| row.holds) else { continue };
             let id = DeliveryId { message: id, destination: lane.destination.clone() };
-            holding.push(Holding { id, sequence, key: row.key });
+            holding.push(Holding { id, sequence, key: delivery.key });
         }
         Ok(holding)
     }
 
     pub(super) fn outgoing_of(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError> {
         let unknown = JournalError::Unknown { id: delivery.message };
-        let message = self.message(delivery.message)?.ok_or(unknown.clone())?;
-        for number in 0..message.deliveries {
-            let row = self.delivery(delivery.message, number)?;
-            if row.is_some_and(|row| row.destination == delivery.destination) {
-                return self.outgoing(&message, number);
-            }
-        }
-        Err(unknown)
+        let row = self.row(delivery.message)?.ok_or(unknown.clone())?;
+        let (_, number) = row.find(&delivery.destination).ok_or(unknown)?;
+        self.outgoing(&row, number)
     }
 
     pub(super) fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
-        let waiting = self.index.get(&keys::waiting(lane))?.as_deref().and_then(keys::number).unwrap_or(0);
+        let Lane { channel, destination } = lane;
         // The head is the oldest, but for those that were sent to the end.
-        let head = self.index.scan(&keys::lane(lane), &[], 1)?;
-        let retried = self.index.scan(&keys::retried(lane), &[], 1)?;
-        let head = head.first().and_then(|(_, value)| keys::numbered(value));
-        let retried = retried.first().and_then(|(key, _)| keys::numbered(key));
+        let (mut heads, mut retried, mut waiting) = (Vec::new(), Vec::new(), 0);
+        if let Some(lists) = self.ledger().lists.lane(channel, destination) {
+            waiting += lists.waiting.len() as u64;
+            heads.extend(lists.waiting.first_key_value().map(|(sequence, (id, _))| (*sequence, *id)));
+            retried.extend(lists.retried.first().map(|(id, _)| *id));
+        }
+        waiting += self.index.get(&keys::waiting(channel, destination))?.as_deref().and_then(keys::number).unwrap_or(0);
+        for (key, value) in self.index.scan(&keys::lane(channel, destination), &[], 1)? {
+            heads.extend(keys::number(&key).zip(keys::numbered(&value)).map(|(sequence, (id, _))| (sequence, id)));
+        }
+        for (key, _) in self.index.scan(&keys::retried(channel, destination), &[], 1)? {
+            retried.extend(keys::numbered(&key).map(|(id, _)| id));
+        }
+        let head = heads.into_iter().min().map(|(_, id)| id);
         let mut oldest = None;
-        for (id, _) in [head, retried].into_iter().flatten() {
-            let received = self.message(id)?.map(|message| message.received_at);
+        for id in head.into_iter().chain(retried) {
+            let received = self.row(id)?.map(|row| row.received_at);
             oldest = [oldest, received].into_iter().flatten().min();
         }
         Ok(Depth { waiting, oldest })
     }
 
     pub(super) fn waiting(&self) -> Result<Vec<Waiting>, JournalError> {
-        let mut waiting = Vec::new();
+        let mut messages: BTreeMap<String, u64> = BTreeMap::new();
+        let mut lanes: BTreeMap<Lane, u64> = BTreeMap::new();
+        {
+            let ledger = self.ledger();
+            messages.extend(ledger.lists.channels().map(|(name, count)| (name.to_string(), count)));
+            lanes.extend(ledger.lists.lanes().map(|(channel, destination, count)| {
+                (Lane { channel: channel.to_string(), destination: destination.to_string() }, count)
+            }));
+        }
         for (key, count) in self.index.scan(keys::COUNTS, &[], usize::MAX)? {
             let Some(((channel, state), count)) = keys::two_names(&key).zip(keys::number(&count)) else { continue };
-            if state == MessageState::Received.as_str() && count > 0 {
-                waiting.push(Waiting::Messages { channel, count });
+            if state == MessageState::Received.as_str() {
+                *messages.entry(channel).or_default() += count;
             }
         }
         for (key, count) in self.index.scan(keys::WAITING, &[], usize::MAX)? {
             let Some(((channel, destination), count)) = keys::two_names(&key).zip(keys::number(&count)) else {
                 continue;
             };
-            if count > 0 {
-                waiting.push(Waiting::Deliveries { lane: Lane { channel, destination }, count });
-            }
+            *lanes.entry(Lane { channel, destination }).or_default() += count;
         }
-        Ok(waiting)
+        let messages = messages.into_iter().filter(|(_, count)| *count > 0);
+        let lanes = lanes.into_iter().filter(|(_, count)| *count > 0);
+        Ok(messages
+            .map(|(channel, count)| Waiting::Messages { channel, count })
+            .chain(lanes.map(|(lane, count)| Waiting::Deliveries { lane, count }))
+            .collect())
     }
 
     pub(super) fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {
+        let recent = self.ledger().lists.counts(channel);
         let count = |state: &MessageState| {
             let count = self.index.get(&keys::count(channel, *state))?;
-            Ok((*state, count.as_deref().and_then(keys::number).unwrap_or(0)))
+            let count = count.as_deref().and_then(keys::number).unwrap_or(0);
+            Ok((*state, count.saturating_add_signed(recent[*state as usize])))
         };
         MessageState::ALL.iter().map(count).collect()
     }
 
     /// The row of a list. Also when its record in the segment is damaged: it then lacks what only that record knew.
     pub(super) fn summary(&self, id: MessageId) -> Result<Option<Summary>, JournalError> {
-        let Some((message, rows)) = self.rows(id)? else { return Ok(None) };
-        match self.arrived(message.arrived) {
-            Ok((arrived, record, _)) => Ok(Some(summary(id, message, rows, Some((arrived, record.body_bytes(0)))))),
-            Err(JournalError::Damaged { .. }) => Ok(Some(summary(id, message, rows, None))),
+        let Some(row) = self.row(id)? else { return Ok(None) };
+        match self.arrived(row.arrived) {
+            Ok((arrived, record, _)) => Ok(Some(summary(id, row, Some((arrived, record.body_bytes(0)))))),
+            Err(JournalError::Damaged { .. }) => Ok(Some(summary(id, row, None))),
             Err(error) => Err(error),
         }
     }
 
     pub(super) fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
-        let Some((message, rows)) = self.rows(id)? else { return Ok(None) };
-        let (arrived, record, file) = self.arrived(message.arrived)?;
+        self.index.check_open()?;
+        let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
+        let (arrived, record, file) = self.arrived(row.arrived)?;
         let body = self.reader.body(&record, &file, 0)?;
         let acknowledgement = match arrived.acknowledged {
             true => Some(self.reader.body(&record, &file, 1)?),
@@ -153,7 +239,7 @@ impl Shared {
         };
         let mut deliveries = Vec::new();
         let mut transformed_at = None;
-        if let Some(place) = message.transformed {
+        if let Some(place) = row.transformed {
             let (outcome, record, file) = self.outcome(place)?;
             transformed_at = Some(outcome.at);
             for planned in outcome.deliveries {
@@ -163,57 +249,65 @@ impl Shared {
             }
         }
         let bytes = record.body_bytes(0);
-        let summary = summary(id, message, rows, Some((arrived, bytes)));
+        let before = match self.event(row.arrived)?.0 {
+            Event::Carried(carried) => Some(carried),
+            _ => None,
+        };
+        let summary = summary(id, row, Some((arrived, bytes)));
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
-        self.happened(id, &mut story)?;
+        if let Some(carried) = before {
+            carried.attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
+            carried.commands.into_iter().for_each(|event| story.add(Event::Commanded(event), None));
+        }
+        for place in events {
+            let (event, record, file) = self.event(place)?;
+            let response = match &event {
+                Event::Attempted(event) if event.answered => Some(self.reader.body(&record, &file, 0)?),
+                _ => None,
+            };
+            story.add(event, response);
+        }
         Ok(Some(story))
     }
 
-    /// Adds attempts and commands.
-    fn happened(&self, id: MessageId, story: &mut Story) -> Result<(), JournalError> {
-        for (key, _) in self.index.scan(&keys::events(id), &[], usize::MAX)? {
-            let Some((segment, offset)) = key.split_first_chunk::<8>().zip(keys::number(&key)) else { continue };
-            let place = Place { segment: u64::from_be_bytes(*segment.0), offset };
-            let (event, record, file) = self.event(place)?;
-            match event {
-                Event::Attempted(event) => {
-                    let mut attempt = event.attempt;
-                    if event.answered {
-                        attempt.response = Some(self.reader.body(&record, &file, 0)?);
-                    }
-                    let named = |delivery: &DeliverySummary| delivery.destination == event.delivery.destination;
-                    let number = story.summary.deliveries.iter().position(named);
-                    if let Some(delivery) = number.and_then(|number| story.deliveries.get_mut(number)) {
-                        delivery.attempts.push(attempt);
-                    }
+    /// What is needed of a message to go on in another segment, unless it is finished or has gone on already.
+    pub(super) fn carried(&self, id: MessageId, from: u64) -> Result<super::plan::Carrying, JournalError> {
+        let home = self.ledger().recent(id).map(|entry| entry.row.arrived.segment);
+        let shelf = self.ledger().shelf_of(id)?.map(|shelf| shelf.number());
+        let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
+        if home.is_some() || shelf != Some(from) || row.is_finished() {
+            return Ok(None);
+        }
+        let (arrived, record, file) = self.arrived(row.arrived)?;
+        let mut bodies = vec![self.reader.body(&record, &file, 0)?];
+        if arrived.acknowledged {
+            bodies.push(self.reader.body(&record, &file, 1)?);
+        }
+        let outcome = match row.transformed {
+            Some(place) => {
+                let (mut outcome, record, file) = self.outcome(place)?;
+                for planned in &mut outcome.deliveries {
+                    let Some(number) = planned.body else { continue };
+                    let content = self.reader.body(&record, &file, number)?;
+                    planned.body = Some(super::plan::place_of(content, &mut bodies));
                 }
-                Event::Commanded(event) => story.commands.push((event.delivery, event.command)),
-                _ => return Err(damaged(place)),
+                Some(outcome)
+            }
+            None => None,
+        };
+        let mut carried = super::event::Carried::new(id, arrived, outcome, row);
+        for place in events {
+            match self.event(place)?.0 {
+                Event::Attempted(event) => carried.attempts.push(event),
+                Event::Commanded(event) => carried.commands.push(event),
+                _ => {}
             }
         }
-        Ok(())
+        Ok(Some((carried, bodies)))
     }
 
-    /// A message's row and those of its deliveries, of one moment.
-    fn rows(&self, id: MessageId) -> Result<Option<(MessageRow, Vec<DeliveryRow>)>, JournalError> {
-        let mut before = self.index.get(&keys::message(id))?;
-        loop {
-            let Some(row) = before else { return Ok(None) };
-            let message: MessageRow = parse(&row)?;
-            let mut rows = Vec::new();
-            for number in 0..message.deliveries {
-                rows.extend(self.delivery(id, number)?);
-            }
-            let after = self.index.get(&keys::message(id))?;
-            if after.as_ref() == Some(&row) {
-                return Ok(Some((message, rows)));
-            }
-            before = after;
-        }
-    }
-
-    fn outgoing(&self, message: &MessageRow, number: u16) -> Result<Outgoing, JournalError> {
-        let place = message.transformed.ok_or(damaged(message.arrived))?;
+    fn outgoing(&self, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
+        let place = row.transformed.ok_or(damaged(row.arrived))?;
         let (mut outcome, record, file) = self.outcome(place)?;
         if usize::from(number) >= outcome.deliveries.len() {
             return Err(damaged(place));
@@ -229,9 +323,10 @@ impl Shared {
         Ok((event, record, file))
     }
 
-    fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<File>), JournalError> {
+    pub(super) fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<File>), JournalError> {
         match self.event(place)? {
             (Event::Arrived(arrived), record, file) => Ok((arrived, record, file)),
+            (Event::Carried(carried), record, file) => Ok((carried.arrived, record, file)),
             _ => Err(damaged(place)),
         }
     }
@@ -239,37 +334,55 @@ impl Shared {
     fn outcome(&self, place: Place) -> Result<(Outcome, Record, Arc<File>), JournalError> {
         match self.event(place)? {
             (Event::Transformed(outcome), record, file) => Ok((outcome, record, file)),
+            (Event::Carried(carried), record, file) => {
+                carried.outcome.map(|outcome| (outcome, record, file)).ok_or(damaged(place))
+            }
             _ => Err(damaged(place)),
         }
     }
 }
 
-fn damaged(place: Place) -> JournalError {
-    JournalError::Damaged { segment: place.segment, offset: place.offset }
+impl Story {
+    /// Adds an attempt or a command.
+    fn add(&mut self, event: Event, response: Option<Bytes>) {
+        match event {
+            Event::Attempted(event) => {
+                let mut attempt = event.attempt;
+                attempt.response = response;
+                let named = |delivery: &DeliverySummary| delivery.destination == event.delivery.destination;
+                let number = self.summary.deliveries.iter().position(named);
+                if let Some(delivery) = number.and_then(|number| self.deliveries.get_mut(number)) {
+                    delivery.attempts.push(attempt);
+                }
+            }
+            Event::Commanded(event) => self.commands.push((event.delivery, event.command)),
+            _ => {}
+        }
+    }
 }
 
-fn summary(id: MessageId, message: MessageRow, rows: Vec<DeliveryRow>, arrived: Option<(Arrived, u64)>) -> Summary {
+fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, u64)>) -> Summary {
     let (origin, format, refs, bytes) = match arrived {
         Some((arrived, bytes)) => (arrived.origin, arrived.format, arrived.refs, bytes),
         None => (Default::default(), Format::Text, Default::default(), 0),
     };
-    let deliveries = rows.into_iter().map(|row| DeliverySummary {
-        destination: row.destination,
+    let deliveries = row.deliveries.into_iter().map(|row: DeliveryRow| DeliverySummary {
+        destination: row.destination.to_string(),
         state: row.state,
         attempts: row.tries,
-        error: row.error,
+        error: row.error.map(String::from),
         next_at: row.next_at,
         finished_at: row.finished_at,
     });
     Summary {
         id,
-        channel: message.channel,
-        received_at: message.received_at,
+        channel: row.channel.to_string(),
+        received_at: row.received_at,
         origin,
         format,
         bytes,
-        state: message.state,
-        reason: message.reason,
+        state: row.state,
+        reason: row.reason.map(String::from),
         refs,
         deliveries: deliveries.collect(),
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use super::segments::Medium;
+use super::segments::{Full, Medium};
 use super::*;
 use crate::message::MessageIds;
 
@@ -57,7 +57,7 @@ async fn refusing(tell: fn(&Faulty) -> &AtomicBool, action: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let faulty = Arc::new(Faulty::default());
     let ids = MessageIds::default();
-    let disk = Arc::new(Disk::open_on(folder.path(), faulty.clone(), 1 << 20).expect("it opens"));
+    let disk = Arc::new(Disk::open_on(folder.path(), faulty.clone(), Full::At(1 << 20), 1 << 20).expect("it opens"));
     let kept = disk.receive(arrival(&ids, 100)).await.expect("a receipt").recipients()[0].id;
     tell(&faulty).store(true, SeqCst);
     let tasks: Vec<_> = (0..20)
@@ -137,8 +137,10 @@ async fn more_than_may_wait_waits_outside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Some(folder) = std::env::var_os("JOURNAL_FOLDER") else { return };
-    let disk =
-        Arc::new(Disk::open_on(Path::new(&folder), Arc::new(super::segments::RealDisk), 1 << 20).expect("it opens"));
+    let disk = Arc::new(
+        Disk::open_on(Path::new(&folder), Arc::new(super::segments::RealDisk), Full::At(1 << 20), 1 << 20)
+            .expect("it opens"),
+    );
     let ids = Arc::new(MessageIds::default());
     let tasks = (0..16).map(|task| {
         let (disk, ids) = (disk.clone(), ids.clone());

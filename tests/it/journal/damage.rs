@@ -95,17 +95,7 @@ async fn a_damaged_body_leaves_the_message_visible() {
     let starts = records(&bytes);
     bytes[starts[3] - 15] ^= 1;
     std::fs::write(segment(folder.path(), 1), &bytes).expect("written");
-    // Of the same boot: the index is believed, the damage shows when the body is read.
-    let disk = open(folder.path());
-    assert!(disk.damage().is_empty());
-    assert!(
-        matches!(disk.story(id(2)), Err(JournalError::Damaged { segment: 1, offset }) if offset == starts[2] as u64)
-    );
-    assert!(is_there(&disk, 1) && is_there(&disk, 3));
-    disk.close().await.expect("it closes");
-    drop(disk);
-    // Made again: the damage is told, and the message does not go to its transformer.
-    reboot(folder.path());
+    // Told, and the message does not go to its transformer.
     let disk = open(folder.path());
     assert_eq!(disk.damage(), [format!("segment 1 at byte {}: the content of a record is damaged", starts[2])]);
     let errored = Query { state: Some(MessageState::Errored), limit: 10, ..Query::default() };
@@ -123,13 +113,10 @@ async fn a_content_that_cannot_be_read_is_told_for_what_it_is() {
         let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
         disk.transformed(id(n), at(9), Transformed::Queued, vec![goes(n, "x")]).await.expect("kept");
     }
-    disk.close().await.expect("it closes");
-    drop(disk);
     let mut bytes = std::fs::read(segment(folder.path(), 1)).expect("a segment");
     let at = bytes.windows(7).position(|found| found == b"to x: 1").expect("a content");
     bytes[at] ^= 1;
     std::fs::write(segment(folder.path(), 1), &bytes).expect("written");
-    let disk = open(folder.path());
     assert_eq!(waiting(&disk, "a", "x"), [id(1), id(2), id(3)]);
     let error = disk.outgoing(&delivery(1, "x")).expect_err("damaged");
     assert!(matches!(error, JournalError::Damaged { segment: 1, .. }), "{error}");
@@ -261,12 +248,17 @@ async fn a_second_engine_is_kept_out() {
 
 #[test]
 fn a_newer_format_is_left_alone() {
-    for (text, opens) in [("labwire-journal 1\n", true), ("labwire-journal 2", false), ("something else", false)] {
+    for (text, opens) in [
+        ("labwire-journal 1\n", true),
+        ("labwire-journal 2\n", true),
+        ("labwire-journal 3", false),
+        ("something else", false),
+    ] {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("format"), text).expect("written");
         let opened = Disk::open(folder.path());
         assert_eq!(opened.is_ok(), opens, "{text}");
-        assert!(opens || matches!(opened.err(), Some(JournalError::Format { known: 1, .. })));
+        assert!(opens || matches!(opened.err(), Some(JournalError::Format { known: 2, .. })));
         assert_eq!(folder.path().join("segments").exists(), opens);
     }
 }

@@ -1,0 +1,236 @@
+//! What work becomes: an event to be appended, or an answer at once.
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+
+use super::event::{Arrived, Attempted, Carried, Commanded, Event, Known, Outcome, Planned};
+use super::record::{self, Place};
+use super::row::Row;
+use super::writer::{Group, Shared, Writer};
+use super::{
+    Arrival, Attempt, Command, DeliveryId, DeliveryState, Identity, JournalError, MessageState, NewDelivery, OtherBody,
+    Receipt, Recipient, Repeat, Transformed, Verb,
+};
+use crate::message::MessageId;
+
+/// Something to be written.
+pub(super) enum Work {
+    Receive {
+        arrival: Box<Arrival>,
+        known: Option<Known>,
+    },
+    Transformed {
+        id: MessageId,
+        at: Timestamp,
+        result: Transformed,
+        deliveries: Vec<NewDelivery>,
+    },
+    Attempted {
+        delivery: DeliveryId,
+        attempt: Box<Attempt>,
+    },
+    Command {
+        delivery: DeliveryId,
+        command: Command,
+    },
+    /// A message whose segment is to be removed.
+    Carry {
+        id: MessageId,
+        from: u64,
+    },
+    Close,
+}
+
+/// What work becomes.
+pub(super) enum Step {
+    Append { event: Box<Event>, meta: Vec<u8>, bodies: Vec<Bytes>, answer: Option<Receipt> },
+    Answer(Option<Receipt>),
+}
+
+/// What is told to whoever brings the same arrival again.
+#[derive(Clone)]
+pub(super) struct First {
+    recipients: Vec<Recipient>,
+    received_at: Timestamp,
+    acknowledgement: Option<Bytes>,
+}
+
+impl Writer {
+    pub(super) fn plan(&self, work: Work, group: &mut Group) -> Result<Step, JournalError> {
+        match work {
+            Work::Receive { arrival, known } => self.plan_arrival(*arrival, known, group),
+            Work::Transformed { id, at, result, deliveries } => {
+                self.plan_outcome(Outcome { id, at, result, sequence: self.sequence, deliveries: vec![] }, deliveries)
+            }
+            Work::Attempted { delivery, attempt } => {
+                let (event, bodies) = plan_attempt(&self.shared, delivery, *attempt)?;
+                self.step(event, bodies, None)
+            }
+            Work::Command { delivery, command } => self.plan_command(delivery, command),
+            Work::Carry { id, from } => self.plan_carry(id, from),
+            Work::Close => Ok(Step::Answer(None)),
+        }
+    }
+
+    fn plan_arrival(&self, arrival: Arrival, known: Option<Known>, group: &mut Group) -> Result<Step, JournalError> {
+        let mut repeat = Repeat::No;
+        if let Some((identity, known)) = arrival.identity.as_ref().zip(known.as_ref())
+            && let Some((same_body, first)) = self.first(identity, known, arrival.received_at, group)?
+        {
+            repeat = if same_body { Repeat::SameBody } else { Repeat::OtherBody };
+            if same_body || identity.other_body == OtherBody::Refused {
+                let First { recipients, acknowledgement, .. } = first;
+                return Ok(Step::Answer(Some(Receipt { recipients, repeat, acknowledgement })));
+            }
+        }
+        let mut origin = arrival.origin;
+        origin.reused_key = repeat == Repeat::OtherBody;
+        let receipt = Receipt { recipients: arrival.recipients.clone(), repeat, acknowledgement: None };
+        if let Some(known) = known {
+            let first = First {
+                recipients: arrival.recipients.clone(),
+                received_at: arrival.received_at,
+                acknowledgement: arrival.acknowledgement.clone(),
+            };
+            group.fresh.insert(known.key, (known, first));
+        }
+        let event = Event::Arrived(Arrived {
+            sequence: self.sequence,
+            recipients: arrival.recipients,
+            received_at: arrival.received_at,
+            origin,
+            format: arrival.format,
+            refs: arrival.refs,
+            acknowledged: arrival.acknowledgement.is_some(),
+            rejected: arrival.rejected,
+            known,
+            idempotency: None,
+        });
+        let bodies = [Some(arrival.body), arrival.acknowledgement].into_iter().flatten().collect();
+        self.step(event, bodies, Some(receipt))
+    }
+
+    /// The newest arrival with the same key within the window, and whether it has the same body.
+    fn first(
+        &self,
+        identity: &Identity,
+        known: &Known,
+        received_at: Timestamp,
+        group: &Group,
+    ) -> Result<Option<(bool, First)>, JournalError> {
+        let window = identity.window.and_then(|window| SignedDuration::try_from(window).ok());
+        let is_recent =
+            |first: &First| window.is_none_or(|window| received_at.duration_since(first.received_at) <= window);
+        if let Some((fresh, first)) = group.fresh.get(&known.key) {
+            return Ok(is_recent(first).then(|| (fresh.body == known.body, first.clone())));
+        }
+        let since = window.and_then(|window| received_at.checked_sub(window).ok());
+        let places = self.shared.ledger().known(known, since.map_or(i64::MIN, |since| since.as_millisecond()))?;
+        for place in places {
+            let (arrived, record, file) = match self.shared.arrived(place) {
+                Ok(found) => found,
+                // What cannot be read cannot be told apart: then the arrival is taken as a new one.
+                Err(JournalError::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let Some(found) = arrived.known().filter(|found| found.key == known.key) else { continue };
+            let acknowledgement = match arrived.acknowledged {
+                true => self.shared.reader.body(&record, &file, 1).ok(),
+                false => None,
+            };
+            let Arrived { recipients, received_at, .. } = arrived;
+            let first = First { recipients, received_at, acknowledgement };
+            return Ok(is_recent(&first).then(|| (found.body == known.body, first)));
+        }
+        Ok(None)
+    }
+
+    fn plan_outcome(&self, mut outcome: Outcome, deliveries: Vec<NewDelivery>) -> Result<Step, JournalError> {
+        let id = outcome.id;
+        let row = self.shared.row(id)?.ok_or(JournalError::Unknown { id })?;
+        if row.state != MessageState::Received {
+            tracing::warn!(message = %id, state = %row.state, "transformed a second time: the first outcome stands");
+            return Ok(Step::Answer(None));
+        }
+        let mut bodies: Vec<Bytes> = Vec::new();
+        for NewDelivery { destination, outgoing, key } in deliveries {
+            let (body, properties) = match outgoing {
+                Some(outgoing) => (Some(place_of(outgoing.content, &mut bodies)), outgoing.properties),
+                None => (None, Default::default()),
+            };
+            outcome.deliveries.push(Planned { destination, body, properties, key });
+        }
+        self.step(Event::Transformed(outcome), bodies, None)
+    }
+
+    fn plan_command(&self, delivery: DeliveryId, command: Command) -> Result<Step, JournalError> {
+        use DeliveryState::{Cancelled, Dead, Queued, Retrying, Sent};
+        let row = known(&self.shared, &delivery)?;
+        let (row, _) = row.find(&delivery.destination).ok_or(JournalError::Unknown { id: delivery.message })?;
+        let (verb, allowed, becomes): (_, &[DeliveryState], _) = match command.verb {
+            Verb::Retry => ("retry", &[Dead, Retrying, Cancelled], Queued),
+            Verb::Cancel => ("cancel", &[Queued, Retrying, Dead], Cancelled),
+            Verb::Resend => ("resend", &[Sent], Queued),
+        };
+        if !allowed.contains(&row.state) {
+            let DeliveryId { message: id, destination } = delivery;
+            return Err(JournalError::State { id, destination, state: row.state, verb });
+        }
+        let keeps_its_place = row.holds || row.state.is_waiting() || becomes != Queued;
+        let sequence = if keeps_its_place { row.sequence } else { self.sequence };
+        self.step(Event::Commanded(Commanded { delivery, command, becomes, sequence }), vec![], None)
+    }
+
+    fn plan_carry(&self, id: MessageId, from: u64) -> Result<Step, JournalError> {
+        let Some((carried, bodies)) = self.shared.carried(id, from)? else { return Ok(Step::Answer(None)) };
+        self.step(Event::Carried(Box::new(carried)), bodies, None)
+    }
+
+    /// Refuses what no record can hold, before anything is written.
+    fn step(&self, event: Event, bodies: Vec<Bytes>, answer: Option<Receipt>) -> Result<Step, JournalError> {
+        let meta = event.to_meta();
+        if record::fits(&meta, &bodies) {
+            return Ok(Step::Append { event: Box::new(event), meta, bodies, answer });
+        }
+        let error = "a record holds 16 MiB of metadata, 65,535 bodies and 4 GiB in each, this is more".to_owned();
+        Err(JournalError::Disk { action: "writing", path: self.shared.segments.display().to_string(), error })
+    }
+}
+
+fn known(shared: &Shared, delivery: &DeliveryId) -> Result<Row, JournalError> {
+    shared.row(delivery.message)?.ok_or(JournalError::Unknown { id: delivery.message })
+}
+
+fn plan_attempt(
+    shared: &Shared,
+    delivery: DeliveryId,
+    mut attempt: Attempt,
+) -> Result<(Event, Vec<Bytes>), JournalError> {
+    let row = known(shared, &delivery)?;
+    let (row, _) = row.find(&delivery.destination).ok_or(JournalError::Unknown { id: delivery.message })?;
+    // What was given up meanwhile stays so, unless it did arrive after all.
+    let stands = row.state.is_waiting() || attempt.state == DeliveryState::Sent;
+    let becomes = if stands { attempt.state } else { row.state };
+    let counted = row.counted + u32::from(attempt.counted);
+    let tries = row.tries + 1;
+    let response = attempt.response.take();
+    let answered = response.is_some();
+    let event = Attempted { delivery, attempt, answered, becomes, tries, counted };
+    Ok((Event::Attempted(event), response.into_iter().collect()))
+}
+
+/// The number of a content among the bodies: equal ones are kept once.
+pub(super) fn place_of(content: Bytes, bodies: &mut Vec<Bytes>) -> usize {
+    bodies.iter().position(|body| *body == content).unwrap_or_else(|| {
+        bodies.push(content);
+        bodies.len() - 1
+    })
+}
+
+/// Where a record of a message is read that goes on in another segment.
+pub(super) type Carrying = Option<(Carried, Vec<Bytes>)>;
+
+/// The place of a record, for errors.
+pub(super) fn damaged(place: Place) -> JournalError {
+    JournalError::Damaged { segment: place.segment, offset: place.offset }
+}
