@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::{Arrived, Event, Outcome};
-use super::plan::damaged;
+use super::event::{Arrived, Carried, Event, Outcome};
+use super::lists::LaneLists;
+use super::plan::{Carrying, damaged, place_of};
 use super::record::{Place, Record};
 use super::row::{DeliveryRow, Row, parse};
 use super::sealed::SealedRow;
@@ -93,7 +94,7 @@ impl Shared {
 
     /// What waits in a lane, by its place there.
     fn numbered(&self, lane: &Lane, from: u64, limit: usize) -> Result<BTreeMap<u64, (MessageId, u16)>, JournalError> {
-        let recent = |lists: &super::lists::LaneLists| {
+        let recent = |lists: &LaneLists| {
             lists.waiting.range(from..).take(limit).map(|(sequence, delivery)| (*sequence, *delivery)).collect()
         };
         let mut found: BTreeMap<u64, (MessageId, u16)> =
@@ -231,7 +232,15 @@ impl Shared {
     pub(super) fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
         self.index.check_open()?;
         let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
-        let (arrived, record, file) = self.arrived(row.arrived)?;
+        let (event, record, file) = self.event(row.arrived)?;
+        let (arrived, before) = match event {
+            Event::Arrived(arrived) => (arrived, None),
+            Event::Carried(carried) => {
+                let Carried { arrived, attempts, commands, .. } = *carried;
+                (arrived, Some((attempts, commands)))
+            }
+            _ => return Err(damaged(row.arrived)),
+        };
         let body = self.reader.body(&record, &file, 0)?;
         let acknowledgement = match arrived.acknowledged {
             true => Some(self.reader.body(&record, &file, 1)?),
@@ -249,15 +258,11 @@ impl Shared {
             }
         }
         let bytes = record.body_bytes(0);
-        let before = match self.event(row.arrived)?.0 {
-            Event::Carried(carried) => Some(carried),
-            _ => None,
-        };
         let summary = summary(id, row, Some((arrived, bytes)));
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
-        if let Some(carried) = before {
-            carried.attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
-            carried.commands.into_iter().for_each(|event| story.add(Event::Commanded(event), None));
+        if let Some((attempts, commands)) = before {
+            attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
+            commands.into_iter().for_each(|event| story.add(Event::Commanded(event), None));
         }
         for place in events {
             let (event, record, file) = self.event(place)?;
@@ -271,7 +276,7 @@ impl Shared {
     }
 
     /// What is needed of a message to go on in another segment, unless it is finished or has gone on already.
-    pub(super) fn carried(&self, id: MessageId, from: u64) -> Result<super::plan::Carrying, JournalError> {
+    pub(super) fn carried(&self, id: MessageId, from: u64) -> Result<Carrying, JournalError> {
         let home = self.ledger().recent(id).map(|entry| entry.row.arrived.segment);
         let shelf = self.ledger().shelf_of(id)?.map(|shelf| shelf.number());
         let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
@@ -289,13 +294,13 @@ impl Shared {
                 for planned in &mut outcome.deliveries {
                     let Some(number) = planned.body else { continue };
                     let content = self.reader.body(&record, &file, number)?;
-                    planned.body = Some(super::plan::place_of(content, &mut bodies));
+                    planned.body = Some(place_of(content, &mut bodies));
                 }
                 Some(outcome)
             }
             None => None,
         };
-        let mut carried = super::event::Carried::new(id, arrived, outcome, row);
+        let mut carried = Carried::new(id, arrived, outcome, row);
         for place in events {
             match self.event(place)?.0 {
                 Event::Attempted(event) => carried.attempts.push(event),
