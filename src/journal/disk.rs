@@ -11,25 +11,28 @@
 //! ```
 
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::event::Known;
 use super::plan::Work;
+use super::prune::Limit;
 use super::recovery::Recovered;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
-    Arrival, Attempt, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState, NewDelivery,
-    Outgoing, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
+    Arrival, Attempt, Backup, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState,
+    NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder,
+    recovery, search,
 };
 use crate::message::MessageId;
 
@@ -50,14 +53,21 @@ pub struct Disk {
     _flushing: std_mpsc::SyncSender<()>,
     _threads: Threads,
     room: Arc<Semaphore>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) folder: PathBuf,
+    /// Held while segments are removed or copied.
+    pub(super) maintenance: tokio::sync::Mutex<()>,
     damage: Vec<String>,
 }
 
-/// How much was written since the journal was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much is in the journal, and how much was written since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Records.
+    /// Segments.
+    pub segments: u64,
+    /// Bytes of segments and sealed rosters on the disk, with what is prepared for later.
+    pub disk_bytes: u64,
+    /// Records written since the journal was opened.
     pub appended: u64,
     /// Calls of fdatasync for them.
     pub syncs: u64,
@@ -97,12 +107,21 @@ impl Disk {
         let recovered = recovery::recover(folder, damage, window_bytes)?;
         let Recovered { shared, sequence, missing, end, before, damage } = recovered;
         let appender = Appender::open(&folder::segments(folder), end, before, sequence, medium, full)?;
+        *shared.end.lock().unwrap_or_else(PoisonError::into_inner) = appender.end();
         let shared = Arc::new(shared);
         let (jobs, waiting) = mpsc::channel(WAITING_JOBS);
         let (flushing, stop) = std_mpsc::sync_channel(1);
         let index_is_behind = flushing.clone();
-        let writer =
-            Writer { shared: shared.clone(), appender, sequence, missing, window_bytes, index_is_behind, _lock: lock };
+        let writer = Writer {
+            shared: shared.clone(),
+            appender,
+            sequence,
+            missing,
+            pruned: folder::pruned_through(folder),
+            window_bytes,
+            index_is_behind,
+            _lock: lock,
+        };
         let threads = Threads(vec![
             spawn("labwire-journal", folder, {
                 let shared = shared.clone();
@@ -114,16 +133,11 @@ impl Disk {
             })?,
         ]);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, damage })
+        let (folder, maintenance) = (folder.to_owned(), tokio::sync::Mutex::new(()));
+        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, folder, maintenance, damage })
     }
 
-    /// How much was written since the journal was opened.
-    pub fn stats(&self) -> Stats {
-        let Shared { appended, syncs, bytes, .. } = &*self.shared;
-        Stats { appended: appended.load(Relaxed), syncs: syncs.load(Relaxed), bytes: bytes.load(Relaxed) }
-    }
-
-    async fn submit(&self, work: Work, bytes: usize) -> Answer {
+    pub(super) async fn submit(&self, work: Work, bytes: usize) -> Answer {
         let kib = bytes.div_ceil(1024).clamp(1, WAITING_KIB) as u32;
         let room = self.room.clone().acquire_many_owned(kib).await.ok();
         let (done, answer) = oneshot::channel();
@@ -207,6 +221,29 @@ impl Journal for Disk {
 
     fn damage(&self) -> Vec<String> {
         self.damage.clone()
+    }
+
+    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        self.prune_to(Limit::Before(before)).await
+    }
+
+    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError> {
+        self.prune_to(Limit::Bytes(bytes)).await
+    }
+
+    async fn backup(&self, to: &Path) -> Result<Backup, JournalError> {
+        self.back_up(to).await
+    }
+
+    fn stats(&self) -> Stats {
+        let Shared { appended, syncs, bytes, segments, .. } = &*self.shared;
+        let (mut count, mut disk_bytes) = (0, 0);
+        for entry in std::fs::read_dir(segments).into_iter().flatten().flatten() {
+            count += u64::from(entry.path().extension().is_some_and(|extension| extension == "log"));
+            disk_bytes += entry.metadata().map_or(0, |metadata| metadata.len());
+        }
+        let [appended, syncs, bytes] = [appended, syncs, bytes].map(|count| count.load(Relaxed));
+        Stats { segments: count, disk_bytes, appended, syncs, bytes }
     }
 
     async fn failed(&self) -> JournalError {

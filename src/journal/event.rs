@@ -16,7 +16,7 @@ use crate::message::{Format, MessageId, Origin, Refs};
 /// Something that happened.
 pub(super) enum Event {
     SegmentStart(SegmentStart),
-    Arrived(Arrived),
+    Arrived(Box<Arrived>),
     Transformed(Outcome),
     Attempted(Attempted),
     Commanded(Commanded),

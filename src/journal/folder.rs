@@ -103,19 +103,34 @@ pub(super) fn put_format(folder: &Path) -> Result<(), JournalError> {
     put(&folder.join("format"), &format!("{FORMAT_WORD} {FORMAT}\n"))
 }
 
+/// Makes sure that there is a journal in a folder, of a format that is known.
+pub(super) fn check_readable(folder: &Path) -> Result<(), JournalError> {
+    if !segments(folder).is_dir() {
+        let error = "there is no journal in it".to_owned();
+        return Err(JournalError::Folder { folder: folder.display().to_string(), error });
+    }
+    match std::fs::read_to_string(folder.join("format")) {
+        Ok(text) => known_format(folder, &text),
+        // It is written again when the journal is opened.
+        Err(_) => Ok(()),
+    }
+}
+
+fn known_format(folder: &Path, text: &str) -> Result<(), JournalError> {
+    let number = text.trim().strip_prefix(FORMAT_WORD).and_then(|number| number.trim().parse::<u32>().ok());
+    match number {
+        Some(1..=FORMAT) => Ok(()),
+        _ => {
+            let found = text.trim().chars().take(40).collect();
+            Err(JournalError::Format { folder: folder.display().to_string(), found, known: FORMAT })
+        }
+    }
+}
+
 fn check_format(folder: &Path) -> Result<Vec<String>, JournalError> {
     let path = folder.join("format");
     let missing = match std::fs::read_to_string(&path) {
-        Ok(text) => {
-            let number = text.trim().strip_prefix(FORMAT_WORD).and_then(|number| number.trim().parse::<u32>().ok());
-            return match number {
-                Some(1..=FORMAT) => Ok(Vec::new()),
-                _ => {
-                    let found = text.trim().chars().take(40).collect();
-                    Err(JournalError::Format { folder: folder.display().to_string(), found, known: FORMAT })
-                }
-            };
-        }
+        Ok(text) => return known_format(folder, &text).map(|()| Vec::new()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => segments(folder).exists(),
         Err(error) => return Err(disk("reading", &path)(error)),
     };

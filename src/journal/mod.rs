@@ -10,6 +10,7 @@
 
 mod bloom;
 mod disk;
+mod error;
 mod event;
 mod files;
 mod folder;
@@ -22,6 +23,7 @@ mod overlay;
 mod pending;
 mod plan;
 mod prepare;
+mod prune;
 mod record;
 mod recovery;
 mod roster;
@@ -34,9 +36,11 @@ mod state;
 mod story;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,7 +51,10 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Format, MessageId, Origin, RefKind, Refs};
 
 pub use disk::{Disk, Stats};
+pub use error::JournalError;
+pub use prune::Pruned;
 pub use state::{DeliveryState, MessageState};
+pub use verify::{Backup, Verified, restore, verify};
 
 /// What a source hands over to be kept: one body for one or more channels.
 #[derive(Clone)]
@@ -466,94 +473,6 @@ pub enum Waiting {
     },
 }
 
-/// Why the journal did not do what was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum JournalError {
-    /// Another process holds the folder.
-    #[error("journal `{folder}`: another engine is running on it (process {pid})")]
-    Locked {
-        /// The data folder.
-        folder: String,
-        /// The other's process id, as it wrote it.
-        pid: String,
-    },
-    /// The folder was written by a newer engine.
-    #[error(
-        "journal `{folder}`: its format is {found}, this engine knows format {known}: run the engine that wrote it, or a newer one"
-    )]
-    Format {
-        /// The data folder.
-        folder: String,
-        /// What the folder says.
-        found: String,
-        /// What this engine writes.
-        known: u32,
-    },
-    /// The disk refused; nothing that was not acknowledged before is safe, so nothing more is accepted.
-    #[error("journal: {action} of `{path}`: {error}; nothing more is accepted until the engine is started again")]
-    Disk {
-        /// What was being done.
-        action: &'static str,
-        /// To which file.
-        path: String,
-        /// What the system said.
-        error: String,
-    },
-    /// There is no room for more: what is there still goes out, and when there is room again, more is taken.
-    #[error("journal: {free_mib} MiB are left on the disk of `{folder}`, which is kept free for what is already there")]
-    Full {
-        /// The data folder.
-        folder: String,
-        /// What is left, in MiB.
-        free_mib: u64,
-    },
-    /// The journal failed before, or is being closed.
-    #[error("journal: closed ({reason})")]
-    Closed {
-        /// Why.
-        reason: String,
-    },
-    /// The index could not be read.
-    #[error("journal index: {error}")]
-    Index {
-        /// What the store said.
-        error: String,
-    },
-    /// A record does not hold what the index says it should.
-    #[error("journal segment {segment} at byte {offset}: damaged record")]
-    Damaged {
-        /// The segment's number.
-        segment: u64,
-        /// Where in it.
-        offset: u64,
-    },
-    /// There is no such message or delivery.
-    #[error("message {id}: not in the journal")]
-    Unknown {
-        /// What was asked for.
-        id: MessageId,
-    },
-    /// The delivery is in a state in which the command makes no sense.
-    #[error("message {id}, destination `{destination}`: is {state}, cannot {verb}")]
-    State {
-        /// The message.
-        id: MessageId,
-        /// The destination.
-        destination: String,
-        /// The delivery's state.
-        state: DeliveryState,
-        /// What was asked.
-        verb: &'static str,
-    },
-}
-
-impl JournalError {
-    /// Whether the journal takes nothing more, so that trying again is of no use.
-    pub fn is_final(&self) -> bool {
-        matches!(self, JournalError::Disk { .. } | JournalError::Closed { .. })
-    }
-}
-
 /// The store under the engine. The writing methods return once what they say is on disk (group commit: one sync serves all
 /// who wait); the reading ones may touch the disk and are quick enough to call from a task.
 #[async_trait]
@@ -607,6 +526,19 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;
+
+    /// Removes what was received before a time, whole segments at a time, and gives the space back to the file system. Never what
+    /// is unsent or parked.
+    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError>;
+
+    /// Removes the oldest finished messages, whatever their age, until so many bytes were given back.
+    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError>;
+
+    /// Copies everything that is on disk by now into a new folder, while work goes on.
+    async fn backup(&self, to: &Path) -> Result<Backup, JournalError>;
+
+    /// How much is in the journal.
+    fn stats(&self) -> Stats;
 
     /// Completes when the journal has failed for good; the engine then stops with an error.
     async fn failed(&self) -> JournalError;

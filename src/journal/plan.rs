@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use super::event::{Arrived, Attempted, Carried, Commanded, Event, Known, Outcome, Planned};
+use super::prune::Limit;
 use super::record::{self, Place};
 use super::row::Row;
 use super::writer::{Group, Shared, Writer};
@@ -38,6 +39,14 @@ pub(super) enum Work {
         id: MessageId,
         from: u64,
     },
+    /// What may be pruned is to be sealed.
+    SealOld {
+        limit: Limit,
+    },
+    /// A shelf is about to be removed.
+    Forget {
+        shelf: u64,
+    },
     Close,
 }
 
@@ -68,7 +77,8 @@ impl Writer {
             }
             Work::Command { delivery, command } => self.plan_command(delivery, command),
             Work::Carry { id, from } => self.plan_carry(id, from),
-            Work::Close => Ok(Step::Answer(None)),
+            // These write no event: the writer does them between two groups.
+            Work::SealOld { .. } | Work::Forget { .. } | Work::Close => Ok(Step::Answer(None)),
         }
     }
 
@@ -94,7 +104,7 @@ impl Writer {
             };
             group.fresh.insert(known.key, (known, first));
         }
-        let event = Event::Arrived(Arrived {
+        let event = Event::Arrived(Box::new(Arrived {
             sequence: self.sequence,
             recipients: arrival.recipients,
             received_at: arrival.received_at,
@@ -105,7 +115,7 @@ impl Writer {
             rejected: arrival.rejected,
             known,
             idempotency: None,
-        });
+        }));
         let bodies = [Some(arrival.body), arrival.acknowledgement].into_iter().flatten().collect();
         self.step(event, bodies, Some(receipt))
     }

@@ -47,6 +47,9 @@ pub(super) struct Checkpoint {
     pub(super) sequence: u64,
     /// The last segment that there was.
     pub(super) last: u64,
+    /// The last segment that pruning had removed.
+    #[serde(default)]
+    pub(super) pruned: u64,
     /// Segments that were not there when the index was made.
     pub(super) missing: Vec<u64>,
 }
@@ -75,6 +78,7 @@ struct Contents {
     /// The segments that hold something, in order.
     numbers: Vec<u64>,
     missing: Vec<u64>,
+    pruned: u64,
 }
 
 /// Makes the ledger and the index equal to the segments and cuts what was half written.
@@ -83,7 +87,9 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -
     let found = look(folder, &mut damage)?;
     let (index, trusted) = open_index(folder, &found, &mut damage)?;
     let shared = Shared::new(index, Reader::new(&found.segments), found.segments.clone(), found.files.clone());
-    let mut replay = Replay { shared: &shared, window_bytes, events: 0, sequence: 1, missing: found.missing, damage };
+    let Contents { pruned, missing, .. } = &found;
+    let (pruned, missing) = (*pruned, missing.clone());
+    let mut replay = Replay { shared: &shared, window_bytes, events: 0, sequence: 1, pruned, missing, damage };
     let from = match trusted {
         Some(trusted) => replay.trust(&found.numbers, &trusted)?,
         None => replay.adopt(&found.numbers)?,
@@ -98,7 +104,8 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -
     replay.finish(end)?;
     let Replay { sequence, missing, mut damage, .. } = replay;
     let orphans = shared.ledger().orphans;
-    if orphans > 0 {
+    // Of finished messages that were pruned, later segments may still tell.
+    if orphans > 0 && found.pruned == 0 {
         damage.tell(format!("{orphans} events belong to messages or deliveries whose own records are lost"));
     }
     folder::put(&stamp_path(folder), &stamp())?;
@@ -132,7 +139,7 @@ fn look(folder: &Path, damage: &mut Damage) -> Result<Contents, JournalError> {
         let segments = segments.clone();
         move |number| sealed::path(&segments, number)
     }));
-    Ok(Contents { segments, files, numbers, missing })
+    Ok(Contents { segments, files, numbers, missing, pruned })
 }
 
 /// Whether a segment holds nothing but zeros.
@@ -179,10 +186,18 @@ struct Trusted {
 /// The index with what it says, or an empty one when what is there cannot be trusted.
 fn open_index(folder: &Path, found: &Contents, damage: &mut Damage) -> Result<(Index, Option<Trusted>), JournalError> {
     let index = folder::index(folder);
-    if std::fs::read_to_string(stamp_path(folder)).is_ok_and(|found| found == stamp()) {
+    let is_of_this_boot = std::fs::read_to_string(stamp_path(folder)).is_ok_and(|found| found == stamp());
+    if is_of_this_boot {
         match Index::open(&index).and_then(|index| Ok((trusted(&index, found)?, index))) {
             Ok((Ok(trusted), index)) => return Ok((index, Some(trusted))),
-            Ok((Err(why), index)) => {
+            // Killed while it was pruned: nothing is wrong with it, but it still counts what is gone.
+            Ok((Err(Distrust::Pruned), index)) => {
+                index.close();
+                std::fs::remove_dir_all(folder::index(folder)).map_err(disk("removing", &folder::index(folder)))?;
+                folder::make(&folder::index(folder))?;
+                return Ok((Index::open(&folder::index(folder))?, None));
+            }
+            Ok((Err(Distrust::Because(why)), index)) => {
                 index.close();
                 damage.tell(format!("{why}; the index was made again from the segments"));
             }
@@ -208,31 +223,41 @@ fn stamp_path(folder: &Path) -> PathBuf {
     folder::index(folder).join("boot")
 }
 
+/// Why an index is not to be trusted.
+enum Distrust {
+    Pruned,
+    Because(String),
+}
+
 /// What an index of this boot says, or why it is not to be trusted.
-fn trusted(index: &Index, found: &Contents) -> Result<Result<Trusted, String>, JournalError> {
-    let Some(row) = index.get(keys::CHECKPOINT)? else { return Ok(Err("the index has no checkpoint".to_owned())) };
+fn trusted(index: &Index, found: &Contents) -> Result<Result<Trusted, Distrust>, JournalError> {
+    let because = |why: String| Ok(Err(Distrust::Because(why)));
+    let Some(row) = index.get(keys::CHECKPOINT)? else { return because("the index has no checkpoint".to_owned()) };
     if !index.is_whole()? {
-        return Ok(Err("the index has lost a part of what was written to it".to_owned()));
+        return because("the index has lost a part of what was written to it".to_owned());
     }
     let checkpoint: Checkpoint = parse(&row)?;
+    if checkpoint.pruned != found.pruned {
+        return Ok(Err(Distrust::Pruned));
+    }
     let last = found.numbers.last().copied().unwrap_or(0);
     if last < checkpoint.last {
-        return Ok(Err(format!("segment {} is missing: what it held is lost", checkpoint.last)));
+        return because(format!("segment {} is missing: what it held is lost", checkpoint.last));
     }
     let Place { segment, offset } = checkpoint.indexed;
     if checkpoint.missing != found.missing {
-        return Ok(Err("the index knows segments that are missing".to_owned()));
+        return because("the index knows segments that are missing".to_owned());
     }
     let bytes = length(&found.segments, segment);
     if bytes < offset {
-        return Ok(Err(format!("segment {segment} ends at byte {bytes}, the index knows it up to byte {offset}")));
+        return because(format!("segment {segment} ends at byte {bytes}, the index knows it up to byte {offset}"));
     }
     let mut sealed = Vec::new();
     for number in found.numbers.iter().copied().filter(|number| *number < checkpoint.replay_from) {
         match Sealed::open(&found.segments, number, &found.files)? {
             Some(roster) if is_whole(&found.segments, number)? => sealed.push(Arc::new(roster)),
-            Some(_) => return Ok(Err(format!("segment {number} lost its end"))),
-            None => return Ok(Err(format!("the sealed roster of segment {number} is damaged"))),
+            Some(_) => return because(format!("segment {number} lost its end")),
+            None => return because(format!("the sealed roster of segment {number} is damaged")),
         }
     }
     Ok(Ok(Trusted { checkpoint, sealed }))
@@ -290,6 +315,7 @@ struct Replay<'s> {
     window_bytes: usize,
     events: usize,
     sequence: u64,
+    pruned: u64,
     missing: Vec<u64>,
     damage: Damage,
 }
@@ -469,7 +495,7 @@ impl Replay<'_> {
     fn checkpoint(&self, ledger: &Ledger, end: Place) -> Checkpoint {
         let replay_from = ledger.replay_from().unwrap_or(end.segment);
         let (indexed, sequence, last) = (ledger.indexed, self.sequence, end.segment);
-        Checkpoint { replay_from, indexed, sequence, last, missing: self.missing.clone() }
+        Checkpoint { replay_from, indexed, sequence, last, pruned: self.pruned, missing: self.missing.clone() }
     }
 
     fn finish(&mut self, end: Option<Place>) -> Result<(), JournalError> {

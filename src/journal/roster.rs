@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use jiff::Timestamp;
+
 use super::MessageState;
 use super::event::Known;
 use super::record::Place;
@@ -92,6 +94,15 @@ impl Roster {
     /// The memory that it takes, in bytes, about.
     pub(super) fn memory(&self) -> usize {
         self.memory
+    }
+
+    /// When the newest of its messages was received; none where it has no message.
+    pub(super) fn newest(&self) -> Option<Timestamp> {
+        self.entries().map(|entry| entry.row.received_at).max()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The messages that have all these references, in any order.

@@ -138,11 +138,6 @@ impl Appender {
         Place { segment: self.number, offset: self.end }
     }
 
-    /// Bytes in all segments.
-    pub(super) fn total(&self) -> u64 {
-        self.before + self.end
-    }
-
     /// Bytes that pruning gave back.
     pub(super) fn forget(&mut self, bytes: u64) {
         self.before = self.before.saturating_sub(bytes);
@@ -154,6 +149,11 @@ impl Appender {
         if self.end < self.segment_bytes {
             return Ok(false);
         }
+        self.roll_now(sequence).map(|()| true)
+    }
+
+    /// The same, however much is in this one.
+    pub(super) fn roll_now(&mut self, sequence: u64) -> Result<(), JournalError> {
         let next = self.next_segment_bytes();
         let prepared = self.preparer.take(self.number + 1);
         let (file, is_named) = match prepared {
@@ -174,7 +174,7 @@ impl Appender {
         if !is_named {
             sync_folder(&self.folder)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Makes the file durable before anything in it is relied on.

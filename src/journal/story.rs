@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::{Arrived, Carried, Event, Outcome};
+use super::event::{Arrived, Attempted, Carried, Commanded, Event, Outcome};
 use super::lists::LaneLists;
 use super::plan::{Carrying, damaged, place_of};
 use super::record::{Place, Record};
@@ -18,6 +18,9 @@ use super::{
     Story, Summary, Untransformed, Waiting, keys,
 };
 use crate::message::{Format, MessageId};
+
+/// Attempts and commands of a message that goes on in another segment.
+type Before = (Vec<Attempted>, Vec<Commanded>);
 
 impl Shared {
     /// A message's row as it is now.
@@ -232,15 +235,7 @@ impl Shared {
     pub(super) fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
         self.index.check_open()?;
         let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
-        let (event, record, file) = self.event(row.arrived)?;
-        let (arrived, before) = match event {
-            Event::Arrived(arrived) => (arrived, None),
-            Event::Carried(carried) => {
-                let Carried { arrived, attempts, commands, .. } = *carried;
-                (arrived, Some((attempts, commands)))
-            }
-            _ => return Err(damaged(row.arrived)),
-        };
+        let (arrived, before, record, file) = self.origin(row.arrived)?;
         let body = self.reader.body(&record, &file, 0)?;
         let acknowledgement = match arrived.acknowledged {
             true => Some(self.reader.body(&record, &file, 1)?),
@@ -260,10 +255,9 @@ impl Shared {
         let bytes = record.body_bytes(0);
         let summary = summary(id, row, Some((arrived, bytes)));
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
-        if let Some((attempts, commands)) = before {
-            attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
-            commands.into_iter().for_each(|event| story.add(Event::Commanded(event), None));
-        }
+        let (attempts, commands) = before;
+        attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
+        commands.into_iter().for_each(|event| story.add(Event::Commanded(event), None));
         for place in events {
             let (event, record, file) = self.event(place)?;
             let response = match &event {
@@ -283,7 +277,7 @@ impl Shared {
         if home.is_some() || shelf != Some(from) || row.is_finished() {
             return Ok(None);
         }
-        let (arrived, record, file) = self.arrived(row.arrived)?;
+        let (arrived, before, record, file) = self.origin(row.arrived)?;
         let mut bodies = vec![self.reader.body(&record, &file, 0)?];
         if arrived.acknowledged {
             bodies.push(self.reader.body(&record, &file, 1)?);
@@ -301,6 +295,7 @@ impl Shared {
             None => None,
         };
         let mut carried = Carried::new(id, arrived, outcome, row);
+        (carried.attempts, carried.commands) = before;
         for place in events {
             match self.event(place)?.0 {
                 Event::Attempted(event) => carried.attempts.push(event),
@@ -309,6 +304,19 @@ impl Shared {
             }
         }
         Ok(Some((carried, bodies)))
+    }
+
+    /// The record of a message's arrival, with what had happened to it in segments that are gone.
+    fn origin(&self, place: Place) -> Result<(Arrived, Before, Record, Arc<File>), JournalError> {
+        let (event, record, file) = self.event(place)?;
+        match event {
+            Event::Arrived(arrived) => Ok((*arrived, Before::default(), record, file)),
+            Event::Carried(carried) => {
+                let Carried { arrived, attempts, commands, .. } = *carried;
+                Ok((arrived, (attempts, commands), record, file))
+            }
+            _ => Err(damaged(place)),
+        }
     }
 
     fn outgoing(&self, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
@@ -330,7 +338,7 @@ impl Shared {
 
     pub(super) fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<File>), JournalError> {
         match self.event(place)? {
-            (Event::Arrived(arrived), record, file) => Ok((arrived, record, file)),
+            (Event::Arrived(arrived), record, file) => Ok((*arrived, record, file)),
             (Event::Carried(carried), record, file) => Ok((carried.arrived, record, file)),
             _ => Err(damaged(place)),
         }

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc as std_mpsc};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
@@ -55,6 +55,8 @@ pub(super) struct Shared {
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,
     pub(super) failed: watch::Sender<Option<JournalError>>,
+    /// Everything before this place is on the disk.
+    pub(super) end: Mutex<Place>,
     pub(super) appended: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) bytes: AtomicU64,
@@ -69,6 +71,7 @@ impl Shared {
             segments,
             sealed_files,
             failed: watch::Sender::new(None),
+            end: Mutex::default(),
             appended: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -92,6 +95,8 @@ pub(super) struct Writer {
     pub(super) sequence: u64,
     /// Segments that are not there.
     pub(super) missing: Vec<u64>,
+    /// The last segment that pruning removed.
+    pub(super) pruned: u64,
     /// The window may take so much memory.
     pub(super) window_bytes: usize,
     /// Wakes the thread that writes the index.
@@ -158,7 +163,7 @@ impl Writer {
                 return Ok(Some(job.done));
             }
             // A message that is carried takes all that is known of it along.
-            let alone = matches!(job.work, Work::Carry { .. });
+            let alone = matches!(job.work, Work::Carry { .. } | Work::SealOld { .. } | Work::Forget { .. });
             let conflicts = touched(&job.work).is_some_and(|touched| group.touched.contains(&touched));
             if bytes >= GROUP_BYTES || conflicts || alone {
                 bytes = 0;
@@ -176,10 +181,23 @@ impl Writer {
         self.finish(group).map(|()| None)
     }
 
+    /// What is done between two groups, and changes no message.
+    fn maintain(&mut self, work: &Work) -> Result<(), JournalError> {
+        match work {
+            Work::SealOld { limit } => self.seal_old(*limit),
+            Work::Forget { shelf } => self.forget(*shelf),
+            _ => Ok(()),
+        }
+    }
+
     /// Plans and appends one job. An error is the end of the journal.
     fn take(&mut self, job: Job, group: &mut Group) -> Result<(), JournalError> {
         let Job { work, room, done, .. } = job;
         let touched = touched(&work);
+        if let Err(error) = self.maintain(&work) {
+            let _ = done.send(Err(error.clone()));
+            return Err(error);
+        }
         let answer = match self.plan(work, group) {
             Ok(Step::Append { event, meta, bodies, answer }) => {
                 let place = match self.appender.append(event.kind(), &meta, &bodies) {
@@ -218,6 +236,7 @@ impl Writer {
     fn make_durable(&mut self, events: &[(Event, Place)]) -> Result<(), JournalError> {
         self.appender.sync()?;
         let shared = self.shared.clone();
+        *shared.end.lock().unwrap_or_else(PoisonError::into_inner) = self.appender.end();
         let start = events[0].1;
         shared.appended.fetch_add(events.len() as u64, Relaxed);
         shared.syncs.fetch_add(1, Relaxed);
@@ -231,7 +250,7 @@ impl Writer {
     }
 
     /// Makes changes to the index, with the checkpoint at which they hold.
-    fn note(&self, ledger: &mut Ledger, mut late: Late<'_>) -> Result<(), JournalError> {
+    pub(super) fn note(&self, ledger: &mut Ledger, mut late: Late<'_>) -> Result<(), JournalError> {
         ledger.indexed = self.appender.end();
         recovery::checkpoint(&mut late, &self.checkpoint(ledger));
         if late.commit()? {
@@ -244,7 +263,7 @@ impl Writer {
     fn checkpoint(&self, ledger: &Ledger) -> Checkpoint {
         let replay_from = ledger.replay_from().unwrap_or(self.appender.end().segment);
         let (indexed, sequence, last) = (ledger.indexed, self.sequence, self.appender.end().segment);
-        Checkpoint { replay_from, indexed, sequence, last, missing: self.missing.clone() }
+        Checkpoint { replay_from, indexed, sequence, last, pruned: self.pruned, missing: self.missing.clone() }
     }
 
     /// A new segment has begun: older rosters are let go of when they take too much memory.
@@ -294,7 +313,7 @@ impl Group {
 
 fn touched(work: &Work) -> Option<Touched> {
     match work {
-        Work::Receive { .. } | Work::Close => None,
+        Work::Receive { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::Close => None,
         Work::Transformed { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
         Work::Attempted { delivery, .. } | Work::Command { delivery, .. } => Some(Touched::Delivery(delivery.clone())),
     }

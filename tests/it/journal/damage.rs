@@ -312,3 +312,50 @@ async fn damage_anywhere_in_sleds_files_loses_nothing() {
 fn rounds() -> u32 {
     std::env::var("JOURNAL_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
 }
+
+#[tokio::test]
+async fn verify_finds_what_is_damaged_and_nothing_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open_small(folder.path());
+    for n in 1..=60 {
+        let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
+    }
+    disk.close().await.expect("it closes");
+    drop(disk);
+    type Harm = fn(&mut Vec<u8>);
+    let harms: [(&str, &str, Harm, &str); 6] = [
+        ("a bit of the metadata", "00000002.log", |bytes| bytes[40] ^= 1, "segment 2 at byte 0: "),
+        (
+            "a bit of a content",
+            "00000002.log",
+            |bytes| *bytes.last_mut().expect("a byte") ^= 1,
+            "the content of a record is damaged",
+        ),
+        ("the tail", "00000002.log", |bytes| bytes.truncate(bytes.len() - 7), "segment 2 at byte "),
+        ("a page of zeros", "00000002.log", |bytes| bytes[1000..3000].fill(0), "bytes are damaged"),
+        ("the whole segment", "00000002.log", Vec::clear, "its last "),
+        ("the sealed roster", "00000002.idx", |bytes| bytes[2000] ^= 1, "segment 2: its sealed roster is damaged"),
+    ];
+    let look = |folder: &Path| {
+        let mut told = Vec::new();
+        labwire::journal::verify(folder, &mut |what| told.push(what.to_owned())).expect("verified");
+        told
+    };
+    assert_eq!(look(folder.path()), Vec::<String>::new());
+    for (what, file, harm, expected) in harms {
+        let copied = tempfile::tempdir().expect("a folder");
+        copy(folder.path(), copied.path());
+        let path = copied.path().join("segments").join(file);
+        let mut bytes = std::fs::read(&path).expect("a file");
+        harm(&mut bytes);
+        std::fs::write(&path, &bytes).expect("written");
+        let told = look(copied.path());
+        assert!(!told.is_empty() && told.iter().any(|told| told.contains(expected)), "{what}: {told:?}");
+        // What is left opens, and the next segments are whole.
+        reboot(copied.path());
+        let disk = open_small(copied.path());
+        assert!((30..=60).all(|n| is_there(&disk, n)), "{what}");
+    }
+    std::fs::remove_file(segment(folder.path(), 3)).expect("removed");
+    assert_eq!(look(folder.path()), ["segment 3 is missing: what it held is lost"]);
+}

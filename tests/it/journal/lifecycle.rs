@@ -11,13 +11,8 @@ use labwire::journal::{
 };
 
 use super::support::{
-    arrival, at, attempt, body, command, content, copy, delivery, goes, id, lane, open, reopen, stays, waiting,
+    arrival, at, attempt, body, command, content, copy, count, delivery, goes, id, lane, open, reopen, stays, waiting,
 };
-
-fn count(disk: &Disk, channel: &str, state: MessageState) -> u64 {
-    let counts = disk.counts(channel).expect("counts");
-    counts.into_iter().find(|(found, _)| *found == state).map_or(0, |(_, count)| count)
-}
 
 fn state(disk: &Disk, n: u64) -> MessageState {
     disk.story(id(n)).expect("a story").expect("a message").summary.state

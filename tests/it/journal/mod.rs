@@ -2,6 +2,8 @@
 
 mod damage;
 mod lifecycle;
+mod maintenance;
 mod model;
+mod old_journals;
 mod search;
 mod support;

@@ -15,10 +15,28 @@ const DESTINATIONS: [&str; 3] = ["x", "y", "z"];
 
 #[derive(Debug, Clone)]
 enum Op {
-    Receive { channel: usize, rejected: bool },
-    Transform { pick: usize, outcome: Outcome },
-    Attempt { pick: usize, destination: usize, state: DeliveryState },
-    Command { pick: usize, destination: usize, verb: Verb },
+    Receive {
+        channel: usize,
+        rejected: bool,
+    },
+    Transform {
+        pick: usize,
+        outcome: Outcome,
+    },
+    Attempt {
+        pick: usize,
+        destination: usize,
+        state: DeliveryState,
+    },
+    Command {
+        pick: usize,
+        destination: usize,
+        verb: Verb,
+    },
+    /// Of what was received before a message.
+    Prune {
+        pick: usize,
+    },
     Restart(Restart),
 }
 
@@ -54,7 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Outcome::Errored),
         8 => prop::array::uniform3(prop::option::weighted(0.8, prop::bool::weighted(0.8))).prop_map(Outcome::Queued),
     ];
-    let verb = prop_oneof![Just(Verb::Retry), Just(Verb::Cancel)];
+    let verb = prop_oneof![Just(Verb::Retry), Just(Verb::Cancel), Just(Verb::Resend)];
     let state = prop_oneof![Just(Dead), Just(Retrying), Just(Sent)];
     let restart = prop_oneof![
         Just(Restart::Clean),
@@ -76,6 +94,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(pick, destination, state)| Op::Attempt { pick, destination, state }),
         4 => (any::<usize>(), 0..3_usize, verb)
             .prop_map(|(pick, destination, verb)| Op::Command { pick, destination, verb }),
+        1 => any::<usize>().prop_map(|pick| Op::Prune { pick }),
         2 => restart.prop_map(Op::Restart),
     ]
 }
@@ -83,7 +102,9 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Default)]
 struct Model {
     messages: BTreeMap<u64, Message>,
+    received: u64,
     sequence: u64,
+    pruned: bool,
 }
 
 struct Message {
@@ -116,6 +137,11 @@ impl Message {
         };
     }
 
+    fn is_finished(&self) -> bool {
+        let open = [MessageState::Received, MessageState::Queued, MessageState::Dead];
+        !open.contains(&self.state) && self.deliveries.iter().all(|(_, delivery)| !delivery.state.is_waiting())
+    }
+
     fn delivery(&mut self, destination: &str) -> Option<&mut Delivery> {
         self.deliveries.iter_mut().find(|(name, _)| *name == destination).map(|(_, delivery)| delivery)
     }
@@ -135,7 +161,8 @@ impl Model {
     async fn run(&mut self, disk: &Disk, op: Op) {
         match op {
             Op::Receive { channel, rejected } => {
-                let n = self.messages.len() as u64;
+                let n = self.received;
+                self.received += 1;
                 let channel = CHANNELS[channel];
                 let rejected = rejected.then(|| "no MSH".to_owned());
                 let state = if rejected.is_some() { MessageState::Rejected } else { MessageState::Received };
@@ -166,6 +193,18 @@ impl Model {
             Op::Command { pick, destination, verb } => {
                 let Some(n) = self.pick(pick) else { return };
                 self.command(disk, n, DESTINATIONS[destination], verb).await;
+            }
+            Op::Prune { pick } => {
+                let Some(n) = self.pick(pick) else { return };
+                disk.prune(at(n)).await.expect("pruned");
+                self.pruned = true;
+                // Whole segments: what is gone is finished and old; what is there is as it was.
+                self.messages.retain(|found, message| {
+                    let is_there = disk.story(id(*found)).expect("a story").is_some();
+                    let may_go = *found < n && message.is_finished();
+                    assert!(is_there || may_go, "message {found} is gone at {n}: {}", message.state);
+                    is_there
+                });
             }
             Op::Restart(_) => unreachable!("restarts are not the model's business"),
         }
@@ -256,7 +295,12 @@ impl Model {
             let query =
                 Query { channel: Some(channel.to_owned()), state: Some(state), limit: 1000, ..Query::default() };
             let page = disk.search(&query).expect("a page");
-            assert_eq!(page.messages.iter().map(|found| found.id).collect::<Vec<_>>(), ids);
+            let mut found: Vec<_> = page.messages.iter().map(|found| found.id).collect();
+            if self.pruned {
+                // What pruning carried into the newest segment is listed there.
+                found.sort_unstable_by(|one, other| other.cmp(one));
+            }
+            assert_eq!(found, ids);
         }
         for destination in DESTINATIONS {
             let mut queue: Vec<_> = mine()

@@ -5,7 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 use jiff::Timestamp;
 use labwire::journal::{
-    Arrival, Attempt, Command, DeliveryId, DeliveryState, Disk, Journal, Lane, NewDelivery, Outgoing, Recipient, Verb,
+    Arrival, Attempt, Command, DeliveryId, DeliveryState, Disk, Journal, Lane, MessageState, NewDelivery, Outgoing,
+    Recipient, Verb,
 };
 use labwire::message::{Format, MessageId, Origin, RefKind, Refs};
 
@@ -99,7 +100,11 @@ pub(crate) fn copy(from: &Path, to: &Path) {
         if entry.file_type().expect("a type").is_dir() {
             copy(&entry.path(), &target);
         } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
+            match std::fs::copy(entry.path(), target) {
+                // Renamed or removed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                copied => drop(copied.expect("a copy")),
+            }
         }
     }
 }
@@ -124,4 +129,10 @@ pub(crate) async fn reopen(disk: Disk, folder: &Path) -> Disk {
 pub(crate) fn waiting(disk: &Disk, channel: &str, destination: &str) -> Vec<MessageId> {
     let queue = disk.queue(&lane(channel, destination), 0, 1000).expect("a queue");
     queue.into_iter().map(|queued| queued.id.message).collect()
+}
+
+/// How many messages of a channel are in a state.
+pub(crate) fn count(disk: &Disk, channel: &str, state: MessageState) -> u64 {
+    let counts = disk.counts(channel).expect("counts");
+    counts.into_iter().find(|(found, _)| *found == state).map_or(0, |(_, count)| count)
 }

@@ -118,6 +118,22 @@ impl Journal for TestJournal {
         self.disk.damage()
     }
 
+    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
+        self.disk.prune(before).await
+    }
+
+    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError> {
+        self.disk.prune_bytes(bytes).await
+    }
+
+    async fn backup(&self, to: &std::path::Path) -> Result<Backup, JournalError> {
+        self.disk.backup(to).await
+    }
+
+    fn stats(&self) -> Stats {
+        self.disk.stats()
+    }
+
     async fn failed(&self) -> JournalError {
         self.disk.failed().await
     }

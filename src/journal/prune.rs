@@ -1,0 +1,198 @@
+//! Pruning: old segments are removed whole, which gives their space back to the file system at once.
+//!
+//! Design constraints:
+//! - Nothing that is unsent or parked is removed: a message that is not finished goes on in the newest segment first, with all
+//!   that is known of it.
+//! - The removal is noted, durably, before the first file goes: a rebuild then does not take the segments for lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::disk::Disk;
+use super::late::Late;
+use super::plan::Work;
+use super::recovery;
+use super::row::{Row, parse};
+use super::sealed::{self, Sealed};
+use super::segments;
+use super::writer::{Shared, Writer};
+use super::{JournalError, folder, keys};
+use crate::message::MessageId;
+
+/// What pruning removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Segments.
+    pub segments: u64,
+    /// Messages in them that are gone.
+    pub messages: u64,
+    /// Messages in them that were not finished, and go on in the newest segment.
+    pub carried: u64,
+    /// Bytes that were given back to the file system.
+    pub bytes: u64,
+}
+
+/// What may be removed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    /// What was received before this time.
+    Before(Timestamp),
+    /// The oldest, until so many bytes are free.
+    Bytes(u64),
+}
+
+impl Disk {
+    pub(super) async fn prune_to(&self, limit: Limit) -> Result<Pruned, JournalError> {
+        let _alone = self.maintenance.lock().await;
+        let mut pruned = Pruned::default();
+        self.submit(Work::SealOld { limit }, 0).await?;
+        let shared = self.shared.clone();
+        blocking(move || recovery::write_out(&shared)).await?;
+        loop {
+            let Some(oldest) = self.shared.ledger().sealed.first().cloned() else { break };
+            let is_over = match limit {
+                Limit::Before(before) => oldest.newest_ms() < before.as_millisecond(),
+                Limit::Bytes(bytes) => pruned.bytes < bytes,
+            };
+            if !is_over {
+                break;
+            }
+            self.remove(&oldest, &mut pruned).await?;
+        }
+        Ok(pruned)
+    }
+
+    async fn remove(&self, shelf: &Arc<Sealed>, pruned: &mut Pruned) -> Result<(), JournalError> {
+        let number = shelf.segment();
+        let shared = self.shared.clone();
+        let unfinished = blocking({
+            let shelf = shelf.clone();
+            move || shared.unfinished(&shelf)
+        })
+        .await?;
+        for id in &unfinished {
+            self.submit(Work::Carry { id: *id, from: number }, 0).await?;
+        }
+        let path = segments::path(&self.shared.segments, number);
+        let bytes = [path.clone(), sealed::path(&self.shared.segments, number)]
+            .iter()
+            .map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len()))
+            .sum::<u64>();
+        folder::put_pruned(&self.folder, number)?;
+        self.submit(Work::Forget { shelf: number }, 0).await?;
+        self.shared.reader.forget(number);
+        self.shared.sealed_files.forget(number);
+        sealed::remove(&self.shared.segments, number)?;
+        folder::remove(&path)?;
+        pruned.segments += 1;
+        pruned.bytes += bytes;
+        pruned.messages += u64::from(shelf.len()) - unfinished.len() as u64;
+        pruned.carried += unfinished.len() as u64;
+        Ok(())
+    }
+}
+
+/// Runs what touches the disk for long on a thread of its own.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JournalError> + Send + 'static,
+) -> Result<T, JournalError> {
+    let reason = "a maintenance thread ended early".to_owned();
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(JournalError::Closed { reason }))
+}
+
+impl Shared {
+    /// The messages of a shelf that are not finished and have not gone on elsewhere.
+    fn unfinished(&self, shelf: &Sealed) -> Result<Vec<MessageId>, JournalError> {
+        let mut ids = BTreeSet::new();
+        for rank in shelf.unfinished()? {
+            ids.insert(shelf.id(rank)?);
+        }
+        ids.extend(self.changed_in(shelf.segment())?.into_iter().map(|(id, _)| id));
+        let mut unfinished = Vec::new();
+        for id in ids {
+            if self.is_home(shelf.segment(), id)? && self.row(id)?.is_some_and(|row| !row.is_finished()) {
+                unfinished.push(id);
+            }
+        }
+        Ok(unfinished)
+    }
+
+    /// The rows of a shelf that changed since its roster was sealed.
+    fn changed_in(&self, shelf: u64) -> Result<Vec<(MessageId, Row)>, JournalError> {
+        let mut changed = Vec::new();
+        for (key, row) in self.index.scan(&keys::messages(shelf), &[], usize::MAX)? {
+            let Some(id) = key.first_chunk() else { continue };
+            changed.push((MessageId::from_bytes(*id), parse(&row)?));
+        }
+        Ok(changed)
+    }
+
+    fn is_home(&self, shelf: u64, id: MessageId) -> Result<bool, JournalError> {
+        let ledger = self.ledger();
+        Ok(ledger.recent(id).is_none() && ledger.shelf_of(id)?.is_some_and(|found| found.number() == shelf))
+    }
+}
+
+impl Writer {
+    /// Freezes the rosters that may be pruned; a segment that is being written to ends, so that it can be.
+    pub(super) fn seal_old(&mut self, limit: Limit) -> Result<(), JournalError> {
+        let Limit::Before(before) = limit else { return Ok(()) };
+        let shared = self.shared.clone();
+        let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < before);
+        if is_old(shared.ledger().window().next_back().and_then(|roster| roster.newest())) {
+            self.appender.roll_now(self.sequence)?;
+            shared.ledger_mut().begin(self.appender.end().segment);
+        }
+        let mut late = Late::new(&shared.index);
+        let mut ledger = shared.ledger_mut();
+        while ledger.window_len() > 1
+            && ledger.window().next().is_some_and(|roster| is_old(roster.newest()) || roster.is_empty())
+        {
+            ledger.freeze_oldest(&mut late, self.appender.end());
+        }
+        self.note(&mut ledger, late)
+    }
+
+    /// A shelf is about to be removed: takes out of the index what it says of it.
+    pub(super) fn forget(&mut self, number: u64) -> Result<(), JournalError> {
+        let shared = self.shared.clone();
+        let Some(shelf) = shared.ledger().sealed.iter().find(|sealed| sealed.segment() == number).cloned() else {
+            return Ok(());
+        };
+        let mut late = Late::new(&shared.index);
+        for (channel, state, count) in shelf.counts()? {
+            late.add_count(&channel, state, -(count as i64));
+        }
+        let changed = shared.changed_in(number)?;
+        let mut ids: BTreeSet<MessageId> = changed.iter().map(|(id, _)| *id).collect();
+        for rank in shelf.unfinished()? {
+            ids.insert(shelf.id(rank)?);
+        }
+        // What changed was counted out of its old state before; what was carried was counted out of its last one.
+        for id in ids {
+            let Some(rank) = shelf.find(id)? else { continue };
+            let base = shelf.row(rank)?.row;
+            late.add_count(&base.channel, base.state, 1);
+            if shared.is_home(number, id)? {
+                let now = changed.iter().find(|(found, _)| *found == id).map_or(&base, |(_, row)| row);
+                late.add_count(&now.channel, now.state, -1);
+            }
+        }
+        for (id, row) in &changed {
+            late.remove(keys::message(number, *id));
+            late.remove(keys::state(&row.channel, row.state, number, *id));
+        }
+        for (key, _) in shared.index.scan(&keys::shelf_events(number), &[], usize::MAX)? {
+            late.remove(keys::with(&keys::shelf_events(number), &key));
+        }
+        let mut ledger = shared.ledger_mut();
+        ledger.sealed.retain(|sealed| sealed.segment() != number);
+        self.pruned = number;
+        let bytes = std::fs::metadata(segments::path(&shared.segments, number)).map_or(0, |metadata| metadata.len());
+        self.appender.forget(bytes);
+        self.note(&mut ledger, late)
+    }
+}
