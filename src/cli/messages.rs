@@ -201,13 +201,14 @@ fn row(message: &Summary) -> String {
     let deliveries: Vec<String> =
         message.deliveries.iter().map(|delivery| format!("{}: {}", delivery.destination, delivery.state)).collect();
     format!(
-        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}",
+        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}",
         message.id,
         message.received_at.to_string(),
         message.state,
         message.channel,
         kind,
-        deliveries.join(", ")
+        deliveries.join(", "),
+        if message.origin.reused_key { "  (reused control id)" } else { "" }
     )
     .trim_end()
     .to_owned()
@@ -237,6 +238,9 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
         let by = summary.origin.asked_by.as_ref().map_or(String::new(), |who| format!(" by {who}"));
         let why = summary.origin.reason.as_ref().map_or(String::new(), |why| format!(": {why}"));
         lines.push(format!("  made from message {origin}{by}{why}"));
+    }
+    if summary.origin.reused_key {
+        lines.push("  its control id came shortly before with another content".to_owned());
     }
     let refs: Vec<String> = summary.refs.iter().map(|entry| format!("{} {}", entry.kind, entry.value)).collect();
     if !refs.is_empty() && content {

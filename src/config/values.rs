@@ -30,7 +30,7 @@ impl Duration {
         self.0
     }
 
-    fn parse(text: &str) -> Option<Duration> {
+    pub(crate) fn parse(text: &str) -> Option<Duration> {
         let (number, unit) = split_number(text)?;
         let millis: u64 = match unit {
             "ms" => 1,
