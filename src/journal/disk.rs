@@ -25,11 +25,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::event::Known;
 use super::plan::Work;
 use super::recovery::Recovered;
+use super::room::Reserve;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
-    Arrival, Attempt, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState, NewDelivery,
-    Outgoing, Page, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder, recovery, search,
+    Arrival, Attempt, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, Margins, MessageState,
+    NewDelivery, Outgoing, Page, Query, Queued, Receipt, Room, Story, Transformed, Untransformed, Waiting, folder,
+    recovery, search,
 };
 use crate::message::MessageId;
 
@@ -51,6 +53,7 @@ pub struct Disk {
     _threads: Threads,
     room: Arc<Semaphore>,
     shared: Arc<Shared>,
+    reserve: Reserve,
     damage: Vec<String>,
 }
 
@@ -114,7 +117,13 @@ impl Disk {
             })?,
         ]);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, damage })
+        let reserve = Reserve::new(folder, Margins::default());
+        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, reserve, damage })
+    }
+
+    /// The same journal, which keeps so much of its disk free.
+    pub fn with_margins(self, margins: Margins) -> Disk {
+        Disk { reserve: self.reserve.with(margins), ..self }
     }
 
     /// How much was written since the journal was opened.
@@ -143,6 +152,7 @@ impl Disk {
 impl Journal for Disk {
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
+        self.reserve.check(bytes)?;
         let known = arrival.identity.as_ref().map(|identity| Known::new(&identity.key, &arrival.body));
         let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), known }, bytes).await?;
         Ok(receipt.expect("the writer answers an arrival with a receipt"))
@@ -203,6 +213,10 @@ impl Journal for Disk {
 
     fn search(&self, query: &Query) -> Result<Page, JournalError> {
         search::search(&self.shared, query)
+    }
+
+    fn room(&self) -> Room {
+        self.reserve.level()
     }
 
     fn damage(&self) -> Vec<String> {

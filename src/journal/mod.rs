@@ -24,6 +24,7 @@ mod plan;
 mod prepare;
 mod record;
 mod recovery;
+mod room;
 mod roster;
 mod row;
 mod scan;
@@ -47,6 +48,7 @@ use serde::{Deserialize, Serialize};
 use crate::message::{Format, MessageId, Origin, RefKind, Refs};
 
 pub use disk::{Disk, Stats};
+pub use room::{Amount, Margins, Room};
 pub use state::{DeliveryState, MessageState};
 
 /// What a source hands over to be kept: one body for one or more channels.
@@ -604,6 +606,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Messages, newest first.
     fn search(&self, query: &Query) -> Result<Page, JournalError>;
+
+    /// Whether there is room for more on the disk.
+    fn room(&self) -> Room;
 
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;

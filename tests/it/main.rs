@@ -11,6 +11,7 @@ mod conformance;
 mod corpus;
 mod crash;
 mod delivery;
+mod disk_full;
 mod events;
 mod hosted;
 mod journal;
