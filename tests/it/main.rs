@@ -7,6 +7,7 @@ mod api;
 mod channel_tests;
 mod check;
 mod cli;
+mod commands;
 mod conformance;
 mod corpus;
 mod crash;

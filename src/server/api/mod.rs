@@ -2,8 +2,10 @@
 
 mod actions;
 mod channels;
+mod commands;
 mod events;
 mod messages;
+mod reprocess;
 
 use std::sync::Arc;
 
@@ -20,16 +22,18 @@ use crate::engine::Engine;
 use crate::journal::{JournalError, Room};
 
 pub use channels::ChannelView;
-pub use messages::{Content, DeliveryView, MessageView, Outcomes};
+pub use commands::{Outcomes, verb_word};
+pub use messages::{Content, DeliveryView, MessageView};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/events", post(events::post))
         .route("/messages", get(messages::list))
         .route("/messages/{id}", get(messages::show))
-        .route("/messages/retry", post(messages::retry))
-        .route("/messages/cancel", post(messages::cancel))
-        .route("/messages/reprocess", post(messages::reprocess))
+        .route("/messages/retry", post(commands::retry))
+        .route("/messages/cancel", post(commands::cancel))
+        .route("/messages/resend", post(commands::resend))
+        .route("/messages/reprocess", post(reprocess::reprocess))
         .route("/channels", get(channels::list))
         .route("/channels/{name}/{verb}", post(channels::command))
         .route("/actions", get(actions::list))
