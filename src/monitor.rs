@@ -28,6 +28,12 @@ counters! {
     received,
     /// Messages refused with a negative acknowledgement.
     rejected,
+    /// Messages that had come before: acknowledged as then, and not processed again.
+    repeated,
+    /// Messages whose sender had given out their control id before, for another content.
+    reused_keys,
+    /// Messages that the journal could not take: their senders were told to send them again.
+    not_stored,
     /// Messages that a filter held back.
     filtered,
     /// Messages at which a transformer step failed.

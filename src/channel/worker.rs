@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -130,7 +131,8 @@ impl Worker {
             self.count(&processed.outcome);
             self.journal.transformed(id, Timestamp::now(), processed.outcome, processed.deliveries)
         });
-        join_all(kept).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
+        // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
+        unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
         self.lanes.notify_waiters();
         Ok(count)
     }

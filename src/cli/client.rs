@@ -9,6 +9,10 @@ use serde_json::Value;
 
 use super::{ExitCode, complain};
 
+/// An answer is given up after so long; where something is to be done to many messages, later.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE_WITH_WORK: Duration = Duration::from_secs(60 * 60);
+
 /// Which engine.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Client {
@@ -23,15 +27,14 @@ impl Client {
         format!("http://{address}/api/v1{path}")
     }
 
-    fn agent() -> ureq::Agent {
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60)));
+    fn agent(patience: Duration) -> ureq::Agent {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(patience));
         config.build().into()
     }
 
     /// Asks. What goes wrong is said, and becomes an exit code.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, ExitCode> {
-        let mut request = Client::agent().get(self.url(path));
+        let mut request = Client::agent(PATIENCE).get(self.url(path));
         for (key, value) in query {
             request = request.query(key, value);
         }
@@ -40,7 +43,7 @@ impl Client {
 
     /// Tells.
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ExitCode> {
-        self.answer(Client::agent().post(self.url(path)).send_json(body))
+        self.answer(Client::agent(PATIENCE_WITH_WORK).post(self.url(path)).send_json(body))
     }
 
     fn answer<T: DeserializeOwned>(

@@ -1,15 +1,17 @@
 //! `labwire messages`.
 
-use std::path::PathBuf;
+mod act;
+mod export;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
 
+use self::act::{Act, Reprocess};
+use self::export::Export;
 use super::client::Client;
-use super::{ExitCode, OutputFormat, complain, print_json, print_line};
+use super::{ExitCode, OutputFormat, print_json, print_line};
 use crate::journal::{MessageState, Page, Summary};
 use crate::message::RefKind;
-use crate::server::{Content, DeliveryView, MessageView, Outcomes};
+use crate::server::{Content, DeliveryView, MessageView, verb_word};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Messages {
@@ -21,8 +23,12 @@ pub(super) enum Messages {
     Retry(Act),
     /// Give up deliveries that wait or are dead
     Cancel(Act),
+    /// Send once more what was sent, at the end of its queue
+    Resend(Act),
     /// Run messages through today's channel again, as new messages
     Reprocess(Reprocess),
+    /// Write messages out: whole stories as lines of JSON, or bodies as files. They are PHI
+    Export(Export),
 }
 
 #[derive(Debug, Args, Default)]
@@ -94,71 +100,6 @@ pub(super) struct Show {
     format: OutputFormat,
 }
 
-#[derive(Debug, Args)]
-struct Which {
-    /// Ids of the messages; or use the filters
-    ids: Vec<String>,
-    #[command(flatten)]
-    filter: Filter,
-    /// Why: kept in the journal
-    #[arg(long, default_value = "")]
-    why: String,
-}
-
-impl Which {
-    fn request(&self) -> Result<Value, ExitCode> {
-        let filter = self.filter.pairs();
-        if self.ids.is_empty() == filter.is_empty() {
-            complain("say which messages: either their ids or filters such as --state dead");
-            return Err(ExitCode::Usage);
-        }
-        let mut request = json!({ "who": user(), "why": self.why });
-        if self.ids.is_empty() {
-            request["filter"] = filter
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), Value::from(value)))
-                .collect::<serde_json::Map<_, _>>()
-                .into();
-        } else {
-            request["ids"] = json!(self.ids);
-        }
-        Ok(request)
-    }
-}
-
-/// Who asks, as far as this machine knows.
-fn user() -> String {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned())
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Act {
-    #[command(flatten)]
-    which: Which,
-    /// Only deliveries to this destination
-    #[arg(long)]
-    destination: Option<String>,
-    #[command(flatten)]
-    client: Client,
-    /// How to print
-    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
-    format: OutputFormat,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Reprocess {
-    #[command(flatten)]
-    which: Which,
-    /// Run the content of this file instead of the message's own; for one message
-    #[arg(long)]
-    body: Option<PathBuf>,
-    #[command(flatten)]
-    client: Client,
-    /// How to print
-    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
-    format: OutputFormat,
-}
-
 impl Messages {
     pub(super) fn run(self) -> ExitCode {
         let result = match &self {
@@ -166,7 +107,9 @@ impl Messages {
             Messages::Show(show) => show.run(),
             Messages::Retry(act) => act.run("retry"),
             Messages::Cancel(act) => act.run("cancel"),
+            Messages::Resend(act) => act.run("resend"),
             Messages::Reprocess(reprocess) => reprocess.run(),
+            Messages::Export(export) => export.run(),
         };
         result.unwrap_or_else(|code| code)
     }
@@ -201,13 +144,14 @@ fn row(message: &Summary) -> String {
     let deliveries: Vec<String> =
         message.deliveries.iter().map(|delivery| format!("{}: {}", delivery.destination, delivery.state)).collect();
     format!(
-        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}",
+        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}",
         message.id,
         message.received_at.to_string(),
         message.state,
         message.channel,
         kind,
-        deliveries.join(", ")
+        deliveries.join(", "),
+        if message.origin.reused_key { "  (reused control id)" } else { "" }
     )
     .trim_end()
     .to_owned()
@@ -238,6 +182,9 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
         let why = summary.origin.reason.as_ref().map_or(String::new(), |why| format!(": {why}"));
         lines.push(format!("  made from message {origin}{by}{why}"));
     }
+    if summary.origin.reused_key {
+        lines.push("  its control id came shortly before with another content".to_owned());
+    }
     let refs: Vec<String> = summary.refs.iter().map(|entry| format!("{} {}", entry.kind, entry.value)).collect();
     if !refs.is_empty() && content {
         lines.push(format!("  refs: {}", refs.join(", ")));
@@ -257,11 +204,11 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
         push_delivery(&mut lines, delivery, content);
     }
     for command in &view.commands {
-        let why = if command.command.why.is_empty() { String::new() } else { format!(": {}", command.command.why) };
-        lines.push(format!(
-            "  {}  {:?} of {} by {}{why}",
-            command.command.at, command.command.verb, command.destination, command.command.who
-        ));
+        let given = |before: &str, text: &str| Some(format!("{before}{text}")).filter(|_| !text.is_empty());
+        let by = given(" by ", &command.command.who).unwrap_or_default();
+        let why = given(": ", &command.command.why).unwrap_or_default();
+        let (at, verb) = (command.command.at, verb_word(command.command.verb));
+        lines.push(format!("  {at}  {verb} of {}{by}{why}", command.destination));
     }
     lines.join("\n")
 }
@@ -289,51 +236,4 @@ fn push_content(lines: &mut Vec<String>, content: Option<&Content>) {
         Some(Content::Base64(text)) => lines.push(format!("       | base64 {text}")),
         None => {}
     }
-}
-
-impl Act {
-    fn run(&self, verb: &str) -> Result<ExitCode, ExitCode> {
-        let mut request = self.which.request()?;
-        if let Some(destination) = &self.destination {
-            request["destination"] = json!(destination);
-        }
-        let outcomes: Outcomes = self.client.post(&format!("/messages/{verb}"), &request)?;
-        Ok(report(&outcomes, self.format))
-    }
-}
-
-impl Reprocess {
-    fn run(&self) -> Result<ExitCode, ExitCode> {
-        let mut request = self.which.request()?;
-        if let Some(path) = &self.body {
-            let body = std::fs::read_to_string(path).map_err(|error| {
-                complain(format!("{}: {error}", path.display()));
-                ExitCode::Usage
-            })?;
-            request["body"] = json!(body);
-        }
-        let outcomes: Outcomes = self.client.post("/messages/reprocess", &request)?;
-        Ok(report(&outcomes, self.format))
-    }
-}
-
-fn report(outcomes: &Outcomes, format: OutputFormat) -> ExitCode {
-    if format == OutputFormat::Json {
-        print_json(outcomes);
-    } else {
-        for done in &outcomes.done {
-            match (done.new, done.deliveries) {
-                (Some(new), _) => print_line(&format!("{}  now runs as {new}", done.id)),
-                (None, Some(count)) => print_line(&format!("{}  {count} deliveries", done.id)),
-                (None, None) => print_line(&done.id.to_string()),
-            }
-        }
-        for refused in &outcomes.refused {
-            print_line(&format!("{}  refused: {}", refused.id, refused.reason));
-        }
-        if outcomes.done.is_empty() && outcomes.refused.is_empty() {
-            print_line("no messages");
-        }
-    }
-    if outcomes.refused.is_empty() { ExitCode::Done } else { ExitCode::No }
 }

@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 
 use super::{ExitCode, complain, print_line};
 use crate::channel::State;
+use crate::config::ByteSize;
 use crate::engine::Engine;
-use crate::journal::{Disk, Journal};
+use crate::journal::{Amount, Disk, Journal, Margins};
 use crate::server::Server;
 
 /// Everything must have stopped after so long; what then still runs is cut off, and repeated after the next start.
@@ -34,6 +35,26 @@ pub(super) struct Run {
     /// Address of the HTTP API: on this machine (loopback) only; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8080", env = "LABWIRE_LISTEN")]
     listen: SocketAddr,
+    /// Below this much free space on the journal's disk, files are left where they are: "2GiB", or a part of the disk, "10%" (if
+    /// not given: 10 %, but at least 256 MiB and at most 1 GiB)
+    #[arg(long, value_parser = amount, env = "LABWIRE_DISK_LOW", value_name = "SIZE")]
+    disk_low: Option<Amount>,
+    /// Below this much, nothing is taken in; what is there still goes out (if not given: 5 %, but at least 128 MiB and at most
+    /// 256 MiB)
+    #[arg(long, value_parser = amount, env = "LABWIRE_DISK_RESERVE", value_name = "SIZE")]
+    disk_reserve: Option<Amount>,
+}
+
+/// A size or a part of a disk.
+fn amount(text: &str) -> Result<Amount, String> {
+    let percent = text.strip_suffix('%').map(|number| number.trim_end().parse::<u8>());
+    match percent {
+        Some(Ok(percent @ 0..=100)) => Ok(Amount::Percent(percent)),
+        Some(_) => Err("a part of the disk is a whole number from 0 to 100 and %".to_owned()),
+        None => ByteSize::parse(text)
+            .map(|size| Amount::Bytes(size.bytes() as u64))
+            .ok_or_else(|| "write a size, as in 512MiB, or a part of the disk, as in 5%".to_owned()),
+    }
 }
 
 impl Run {
@@ -70,7 +91,9 @@ impl Run {
         // Before anything is opened, so that a signal that comes early is not lost.
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let data = self.data.clone();
-        let journal: Arc<dyn Journal> = Arc::new(tokio::task::spawn_blocking(move || Disk::open(&data)).await??);
+        let journal = tokio::task::spawn_blocking(move || Disk::open(&data)).await??;
+        let margins = Margins { low: self.disk_low, reserve: self.disk_reserve };
+        let journal: Arc<dyn Journal> = Arc::new(journal.with_margins(margins));
         for damage in journal.damage() {
             error!(damage, "the journal is damaged; everything else in it is intact");
         }

@@ -30,7 +30,7 @@ impl Duration {
         self.0
     }
 
-    fn parse(text: &str) -> Option<Duration> {
+    pub(crate) fn parse(text: &str) -> Option<Duration> {
         let (number, unit) = split_number(text)?;
         let millis: u64 = match unit {
             "ms" => 1,
@@ -73,7 +73,7 @@ impl ByteSize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }
 
-    fn parse(text: &str) -> Option<ByteSize> {
+    pub(crate) fn parse(text: &str) -> Option<ByteSize> {
         let (number, unit) = split_number(text)?;
         let factor: u64 = match unit {
             "B" => 1,

@@ -27,12 +27,13 @@ use super::event::Known;
 use super::plan::Work;
 use super::prune::Limit;
 use super::recovery::Recovered;
+use super::room::Reserve;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
-    Arrival, Attempt, Backup, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, MessageState,
-    NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Story, Transformed, Untransformed, Waiting, folder,
-    recovery, search,
+    Arrival, Attempt, Backup, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, Margins, MessageState,
+    NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Room, Story, Transformed, Untransformed, Waiting,
+    folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -57,6 +58,7 @@ pub struct Disk {
     pub(super) folder: PathBuf,
     /// Held while segments are removed or copied.
     pub(super) maintenance: tokio::sync::Mutex<()>,
+    reserve: Reserve,
     damage: Vec<String>,
 }
 
@@ -133,8 +135,14 @@ impl Disk {
             })?,
         ]);
         let room = Arc::new(Semaphore::new(WAITING_KIB));
+        let reserve = Reserve::new(folder, Margins::default());
         let (folder, maintenance) = (folder.to_owned(), tokio::sync::Mutex::new(()));
-        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, folder, maintenance, damage })
+        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, folder, maintenance, reserve, damage })
+    }
+
+    /// The same journal, which keeps so much of its disk free.
+    pub fn with_margins(self, margins: Margins) -> Disk {
+        Disk { reserve: self.reserve.with(margins), ..self }
     }
 
     pub(super) async fn submit(&self, work: Work, bytes: usize) -> Answer {
@@ -157,6 +165,7 @@ impl Disk {
 impl Journal for Disk {
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
+        self.reserve.check(bytes)?;
         let known = arrival.identity.as_ref().map(|identity| Known::new(&identity.key, &arrival.body));
         let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), known }, bytes).await?;
         Ok(receipt.expect("the writer answers an arrival with a receipt"))
@@ -217,6 +226,10 @@ impl Journal for Disk {
 
     fn search(&self, query: &Query) -> Result<Page, JournalError> {
         search::search(&self.shared, query)
+    }
+
+    fn room(&self) -> Room {
+        self.reserve.level()
     }
 
     fn damage(&self) -> Vec<String> {

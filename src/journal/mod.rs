@@ -26,6 +26,7 @@ mod prepare;
 mod prune;
 mod record;
 mod recovery;
+mod room;
 mod roster;
 mod row;
 mod scan;
@@ -53,6 +54,7 @@ use crate::message::{Format, MessageId, Origin, RefKind, Refs};
 pub use disk::{Disk, Stats};
 pub use error::JournalError;
 pub use prune::Pruned;
+pub use room::{Amount, Margins, Room};
 pub use state::{DeliveryState, MessageState};
 pub use verify::{Backup, Verified, restore, verify};
 
@@ -523,6 +525,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Messages, newest first.
     fn search(&self, query: &Query) -> Result<Page, JournalError>;
+
+    /// Whether there is room for more on the disk.
+    fn room(&self) -> Room;
 
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tracing::{debug, warn};
 
-use crate::journal::{Arrival, Journal, JournalError, Receipt, Recipient};
+use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
 use crate::message::{Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
 
@@ -39,12 +40,21 @@ pub struct Taken {
     pub acknowledgement: Option<Bytes>,
     /// Why the message is refused; it is kept all the same.
     pub rejected: Option<String>,
+    /// How to know the same message when it comes again; none where every arrival is a new one.
+    pub identity: Option<Identity>,
 }
 
 /// A body that could not be kept: a negative answer is due.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(transparent)]
 pub struct IntakeError(#[from] JournalError);
+
+impl IntakeError {
+    /// Whether there was only no room: the same body may be taken later.
+    pub fn is_full(&self) -> bool {
+        matches!(self.0, JournalError::Full { .. })
+    }
+}
 
 impl Intake {
     /// The door into one channel.
@@ -73,10 +83,12 @@ impl Intake {
         self.ids.next()
     }
 
-    /// Keeps a body. With the receipt in hand, and not before, the source may acknowledge.
+    /// Keeps a body. With the receipt in hand, and not before, the source may acknowledge: what it would have said, or, where
+    /// the receipt says that the same message came before, what was said then.
     pub async fn accept(&self, taken: Taken) -> Result<Receipt, IntakeError> {
         let goes_on = taken.rejected.is_none();
-        let receipt = self
+        let other_body = taken.identity.as_ref().map(|identity| identity.other_body);
+        let received = self
             .journal
             .receive(Arrival {
                 recipients: vec![Recipient { id: taken.id, channel: self.channel.to_string() }],
@@ -87,15 +99,44 @@ impl Intake {
                 body: taken.body,
                 acknowledgement: taken.acknowledgement,
                 rejected: taken.rejected,
-                identity: None,
+                identity: taken.identity,
             })
-            .await?;
-        if goes_on {
-            self.counters.received.add_one();
-            self.wake.notify_one();
-        } else {
-            self.counters.rejected.add_one();
+            .await;
+        let receipt = received.inspect_err(|_| self.counters.not_stored.add_one())?;
+        self.note_repeat(&receipt);
+        let is_kept = match receipt.repeat() {
+            Repeat::No => true,
+            Repeat::SameBody => false,
+            Repeat::OtherBody => other_body == Some(OtherBody::Kept),
+        };
+        match (is_kept, goes_on) {
+            (false, _) => {}
+            (true, true) => {
+                self.counters.received.add_one();
+                self.wake.notify_one();
+            }
+            (true, false) => self.counters.rejected.add_one(),
         }
         Ok(receipt)
+    }
+
+    fn note_repeat(&self, receipt: &Receipt) {
+        let message = receipt.recipients().first().map(|recipient| tracing::field::display(recipient.id));
+        match receipt.repeat() {
+            Repeat::No => {}
+            Repeat::SameBody => {
+                self.counters.repeated.add_one();
+                debug!(channel = self.channel(), message, "it came again: not processed a second time");
+            }
+            Repeat::OtherBody => {
+                self.counters.reused_keys.add_one();
+                warn!(
+                    channel = self.channel(),
+                    message,
+                    "its control id came shortly before with another content: either the sender uses ids twice, or a message \
+                     was changed on its way"
+                );
+            }
+        }
     }
 }

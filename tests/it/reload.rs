@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -61,8 +62,15 @@ fn view(rig: &Rig) -> Value {
     rig.get("/api/v1/channels").1
 }
 
+/// A message with an MSH-10 of its own: the same one again would not be processed.
+fn message() -> Vec<u8> {
+    static SENT: AtomicU32 = AtomicU32::new(0);
+    let id = format!("R{}", SENT.fetch_add(1, Ordering::Relaxed));
+    String::from_utf8(fixture_bytes("hl7/oru-r01.hl7")).unwrap().replace("BL20260114000417", &id).into_bytes()
+}
+
 fn send(address: SocketAddr) -> String {
-    let ack = MllpClient::connect(address).unwrap().send(&fixture_bytes("hl7/oru-r01.hl7")).unwrap();
+    let ack = MllpClient::connect(address).unwrap().send(&message()).unwrap();
     field(&ack, "MSA", 1)
 }
 
@@ -108,11 +116,10 @@ fn a_connection_outlives_a_change_that_leaves_the_source_alone() {
     let peer = MllpServer::start();
     let rig = Rig::with(&channel("127.0.0.1:0", peer.address(), "ONE"));
     let mut client = MllpClient::connect(rig.listener("results")).unwrap();
-    let message = fixture_bytes("hl7/oru-r01.hl7");
-    assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA");
+    assert_eq!(field(&client.send(&message()).unwrap(), "MSA", 1), "AA");
     rig.write("channels/channel.toml", channel("127.0.0.1:0", peer.address(), "TWO"));
     eventually("the new version is in effect", || {
-        assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA");
+        assert_eq!(field(&client.send(&message()).unwrap(), "MSA", 1), "AA");
         peer.received().iter().any(|message| field(message, "MSH", 5) == "TWO").then_some(())
     });
 }
@@ -198,7 +205,6 @@ fn a_copy_of_a_file_takes_neither_name_nor_port_from_the_channel_that_runs() {
     let address = free();
     let rig = Rig::with(&channel(&address.to_string(), peer.address(), "ONE"));
     let mut client = MllpClient::connect(address).unwrap();
-    let message = fixture_bytes("hl7/oru-r01.hl7");
     rig.write("channels/a-copy.toml", channel("127.0.0.1:0", peer.address(), "COPY"));
     wait_for_mistake(&rig, &["a-copy.toml:2:8: two channels are called `results`", "channel.toml)"]);
     rig.write("channels/a-copy.toml", named("copy", address, &peer, "COPY"));
@@ -209,7 +215,7 @@ fn a_copy_of_a_file_takes_neither_name_nor_port_from_the_channel_that_runs() {
     rig.write("channels/a-copy.toml", channel("127.0.0.1:0", peer.address(), "COPY"));
     wait_for_mistake(&rig, &["a-copy.toml:2:8: two channels are called `results`", "channel.toml:1:"]);
 
-    assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA", "the connection is the old one");
+    assert_eq!(field(&client.send(&message()).unwrap(), "MSA", 1), "AA", "the connection is the old one");
     eventually("it is sent", || peer.received().last().map(|last| assert_eq!(field(last, "MSH", 5), "ONE")));
     assert_eq!(view(&rig)["channels"].as_array().unwrap().len(), 1);
 }
@@ -268,12 +274,11 @@ fn a_new_source_that_cannot_be_opened_is_shown_and_tried_until_it_can_while_the_
     let old = free();
     let rig = Rig::with(&channel(&old.to_string(), peer.address(), "ONE"));
     let mut client = MllpClient::connect(old).unwrap();
-    let message = fixture_bytes("hl7/oru-r01.hl7");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let new = taken.local_addr().unwrap();
     rig.write("channels/channel.toml", channel(&new.to_string(), peer.address(), "TWO"));
     wait_for_mistake(&rig, &["channel.toml:3:2: its new version cannot be used: cannot listen on", &new.to_string()]);
-    assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA", "the connection is the old one");
+    assert_eq!(field(&client.send(&message()).unwrap(), "MSA", 1), "AA", "the connection is the old one");
     drop(taken);
     wait_for_address(&rig, 0, new);
     wait_for_receiver(&peer, "TWO", || assert_eq!(send(new), "AA"));
@@ -358,10 +363,9 @@ fn what_waits_under_a_name_that_is_gone_is_shown_until_the_name_is_back() {
     let text =
         format!("{}[destination.other]\ntype = \"mllp\"\naddress = \"{dead}\"\n", channel("127.0.0.1:0", dead, "ONE"));
     let rig = Rig::with(&text);
-    let message = fixture_bytes("hl7/oru-r01.hl7");
     let mut client = MllpClient::connect(rig.listener("results")).unwrap();
     for _ in 0..2 {
-        assert_eq!(field(&client.send(&message).unwrap(), "MSA", 1), "AA");
+        assert_eq!(field(&client.send(&message()).unwrap(), "MSA", 1), "AA");
     }
     rig.wait_for("queued", 2);
     assert_eq!(view(&rig)["orphans"], serde_json::json!([]));

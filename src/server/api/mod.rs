@@ -2,33 +2,38 @@
 
 mod actions;
 mod channels;
+mod commands;
 mod events;
 mod messages;
+mod reprocess;
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::engine::Engine;
-use crate::journal::JournalError;
+use crate::journal::{JournalError, Room};
 
 pub use channels::ChannelView;
-pub use messages::{Content, DeliveryView, MessageView, Outcomes};
+pub use commands::{Outcomes, verb_word};
+pub use messages::{Content, DeliveryView, MessageView};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
     Router::new()
         .route("/events", post(events::post))
         .route("/messages", get(messages::list))
         .route("/messages/{id}", get(messages::show))
-        .route("/messages/retry", post(messages::retry))
-        .route("/messages/cancel", post(messages::cancel))
-        .route("/messages/reprocess", post(messages::reprocess))
+        .route("/messages/retry", post(commands::retry))
+        .route("/messages/cancel", post(commands::cancel))
+        .route("/messages/resend", post(commands::resend))
+        .route("/messages/reprocess", post(reprocess::reprocess))
         .route("/channels", get(channels::list))
         .route("/channels/{name}/{verb}", post(channels::command))
         .route("/actions", get(actions::list))
@@ -38,17 +43,30 @@ pub(super) fn health() -> Router<Arc<Engine>> {
     Router::new().route("/healthz", get(|| async { Json(json!({ "status": "ok" })) })).route("/readyz", get(ready))
 }
 
+/// A client that was refused for want of room may try again after so many seconds.
+const RETRY_AFTER_SECONDS: u64 = 10;
+
+/// Ready is who takes messages in, on every channel.
 async fn ready(State(engine): State<Arc<Engine>>) -> Response {
-    let damage = engine.journal().damage();
+    let journal = engine.journal();
+    let (damage, room) = (journal.damage(), journal.room());
+    let failure = journal.failed().now_or_never().map(|error| error.to_string());
     let channels = engine.channels();
     let failed: Vec<&str> = channels
         .iter()
         .filter(|channel| matches!(channel.state(), crate::channel::State::Failed { .. }))
         .map(|channel| channel.name())
         .collect();
-    let status = if failed.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": failed.is_empty(), "failed_channels": failed, "journal_damage": damage })))
-        .into_response()
+    let is_ready = failed.is_empty() && failure.is_none() && room != Room::Full;
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = json!({
+        "ready": is_ready,
+        "failed_channels": failed,
+        "journal_failed": failure,
+        "journal_room": room,
+        "journal_damage": damage,
+    });
+    (status, Json(answer)).into_response()
 }
 
 /// An error of the API: `{"error": {"code", "message", …}}`.
@@ -56,6 +74,8 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
 pub(super) struct Problem {
     #[serde(skip)]
     status: StatusCode,
+    #[serde(skip)]
+    retry_after_seconds: Option<u64>,
     error: Details,
 }
 
@@ -69,7 +89,8 @@ struct Details {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Problem {
-        Problem { status, error: Details { code, message: message.into(), problems: Vec::new() } }
+        let error = Details { code, message: message.into(), problems: Vec::new() };
+        Problem { status, retry_after_seconds: None, error }
     }
 
     fn with(mut self, problems: Vec<crate::engine::EventProblem>) -> Problem {
@@ -100,7 +121,8 @@ async fn detached<T: Send + 'static>(
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(self)).into_response()
+        let retry_after = self.retry_after_seconds.map(|seconds| [(header::RETRY_AFTER, seconds.to_string())]);
+        (self.status, retry_after, Json(self)).into_response()
     }
 }
 
@@ -110,8 +132,10 @@ impl From<JournalError> for Problem {
             JournalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_message"),
             JournalError::State { .. } => (StatusCode::CONFLICT, "wrong_state"),
             JournalError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
+            JournalError::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk_full"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "journal"),
         };
-        Problem::new(status, code, error.to_string())
+        let retry_after_seconds = matches!(error, JournalError::Full { .. }).then_some(RETRY_AFTER_SECONDS);
+        Problem { retry_after_seconds, ..Problem::new(status, code, error.to_string()) }
     }
 }

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::NAME;
 use super::judge::{Judged, judge_with};
 use crate::hl7::{Charset, Limits};
-use crate::journal::Receipt;
+use crate::journal::{Identity, OtherBody, Receipt, Repeat};
 use crate::message::{Format, MessageId, Origin, Refs};
 use crate::mllp::{self, Decoder, Event};
 use crate::source::{Intake, Taken};
@@ -36,6 +36,7 @@ pub(super) struct Options {
     pub(super) byte_timeout: Duration,
     pub(super) frame_timeout: Duration,
     pub(super) charset: Option<Charset>,
+    pub(super) duplicate_window: Option<Duration>,
 }
 
 pub(super) struct Connection {
@@ -236,6 +237,7 @@ impl Connection {
             refs: judged.message().map(Refs::of_hl7).unwrap_or_default(),
             acknowledgement: acknowledgement.clone(),
             rejected: judged.rejection().map(str::to_owned),
+            identity: self.identity(&judged),
         });
         match accepted.await {
             Ok(receipt) => {
@@ -243,9 +245,15 @@ impl Connection {
                     Some(reason) => {
                         warn!(channel = self.intake.channel(), peer = self.peer, message = %id, reason, "rejected")
                     }
+                    None if receipt.repeat() == Repeat::SameBody => {}
                     None => debug!(channel = self.intake.channel(), peer = self.peer, message = %id, "received"),
                 }
                 self.acknowledge(&receipt, acknowledgement, id).await
+            }
+            // The journal says so once; the connection stays, because there may be room for the next one.
+            Err(error) if error.is_full() => {
+                debug!(channel = self.intake.channel(), peer = self.peer, %error, "a message could not be stored");
+                self.answer(judged.refusal(id, received_at), id).await
             }
             Err(error) => {
                 warn!(channel = self.intake.channel(), peer = self.peer, %error, "closed: a message could not be stored");
@@ -264,9 +272,23 @@ impl Connection {
         }
     }
 
-    /// The one place where a message that is on disk is answered.
-    async fn acknowledge(&mut self, _: &Receipt, acknowledgement: Option<Bytes>, id: MessageId) -> ControlFlow<End> {
-        self.answer(acknowledgement, id).await
+    fn identity(&self, judged: &Judged) -> Option<Identity> {
+        let window = self.options.duplicate_window?;
+        let key = judged.key(self.intake.channel())?;
+        Some(Identity { key, window: Some(window), other_body: OtherBody::Kept })
+    }
+
+    /// The one place where a message that is on disk is answered: one that came before as it was then.
+    async fn acknowledge(
+        &mut self,
+        receipt: &Receipt,
+        acknowledgement: Option<Bytes>,
+        id: MessageId,
+    ) -> ControlFlow<End> {
+        match receipt.repeat() {
+            Repeat::SameBody => self.answer(receipt.acknowledgement(), id).await,
+            Repeat::No | Repeat::OtherBody => self.answer(acknowledgement, id).await,
+        }
     }
 
     /// Sends an answer, if there is one, in one write: peers exist that give up when a frame comes in pieces.

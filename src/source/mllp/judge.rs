@@ -87,6 +87,28 @@ impl Judged {
         self.verdict.as_ref().ok()
     }
 
+    /// What the message is known by when it comes again through the same channel: its sender and MSH-10. None where it has no
+    /// MSH-10, and where it is rejected: a message that was sent again after a correction is then looked at anew.
+    pub(super) fn key(&self, channel: &str) -> Option<String> {
+        let header = self.header.as_ref().filter(|_| self.verdict.is_ok())?;
+        let control_id = header.control_id();
+        if matches!(control_id.trim_ascii(), b"" | b"\"\"") {
+            return None;
+        }
+        // A segment's end is in none of its fields, so that two keys never run together.
+        let mut key = String::with_capacity(96);
+        key.push_str(channel);
+        for part in [header.sending_application(), header.sending_facility(), control_id] {
+            key.push('\r');
+            match std::str::from_utf8(part) {
+                Ok(part) => key.push_str(part),
+                // Bytes of an older character set, each as one: two ids that differ in such a byte stay different.
+                Err(_) => key.extend(part.iter().map(|byte| char::from(*byte))),
+            }
+        }
+        Some(key)
+    }
+
     /// What is answered once the message is on disk; none where the sender wants no answer.
     pub fn acknowledgement(&self, id: MessageId, at: Timestamp) -> Option<Vec<u8>> {
         match &self.verdict {

@@ -70,6 +70,10 @@ struct Mllp {
     /// The character set of messages that name none in MSH-18 and are not UTF-8, as in "windows-1252" or "8859/1". Without it,
     /// only their ASCII values can be read. No byte is changed either way.
     charset: Option<FallbackCharset>,
+    /// For how long a message is known again: the same bytes with the same MSH-3, MSH-4 and MSH-10 get the acknowledgement of the
+    /// first time, and are not processed twice (72h if not given). "off" for devices that give out the same MSH-10 again and again.
+    #[serde(default)]
+    duplicate_window: DuplicateWindow,
     /// Certificate, key and client authority for TLS. Not available in this version.
     #[serde(default)]
     #[expect(dead_code, reason = "it is refused when it is read, until TLS is there")]
@@ -148,6 +152,48 @@ impl JsonSchema for FallbackCharset {
     }
 }
 
+/// For how long a message is known again; none: each is a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct DuplicateWindow(Option<Duration>);
+
+impl Default for DuplicateWindow {
+    fn default() -> DuplicateWindow {
+        DuplicateWindow(Some(Duration::from_secs(72 * 60 * 60)))
+    }
+}
+
+impl DuplicateWindow {
+    fn parse(text: &str) -> Result<DuplicateWindow, (String, String)> {
+        let help = || "a duration as in \"72h\", or \"off\" to take every message as a new one".to_owned();
+        if text == "off" {
+            return Ok(DuplicateWindow(None));
+        }
+        match Duration::parse(text) {
+            Some(window) if window == Duration::from_millis(0) => {
+                Err(("no message comes again so soon".to_owned(), help()))
+            }
+            Some(window) => Ok(DuplicateWindow(Some(window))),
+            None => Err((format!("`{text}` is not a duration"), help())),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DuplicateWindow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DuplicateWindow, D::Error> {
+        parsed(deserializer, DuplicateWindow::default(), DuplicateWindow::parse)
+    }
+}
+
+impl JsonSchema for DuplicateWindow {
+    fn schema_name() -> Cow<'static, str> {
+        "DuplicateWindow".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
+
 /// Where TLS will be set up. It is read in full, so that a channel file written for it is checked, and then refused: a listener
 /// that was meant to be encrypted must not come up in the clear.
 #[derive(Debug, Clone)]
@@ -212,6 +258,7 @@ impl SourceConfig for Mllp {
             byte_timeout: self.byte_timeout.get(),
             frame_timeout: self.frame_timeout.get(),
             charset: self.charset.map(|FallbackCharset(charset)| charset),
+            duplicate_window: self.duplicate_window.0.map(Duration::get),
         };
         Ok(Box::new(Listener::new(socket, address, self.max_connections, options)))
     }

@@ -1,5 +1,6 @@
 //! The `mllp` source, over a socket.
 
+mod duplicates;
 mod frames;
 mod limits;
 mod options;

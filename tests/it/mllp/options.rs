@@ -39,6 +39,9 @@ fn every_mistake_has_its_place() {
         ("byte_timeout = \"0s\"", "test.toml:2:16: no peer is that fast"),
         ("frame_timeout = \"0ms\"", "test.toml:2:17: no peer is that fast"),
         ("frame_timeout = 30", "test.toml:2:17: `frame_timeout` must be a string"),
+        ("duplicate_window = \"0s\"", "test.toml:2:20: no message comes again so soon"),
+        ("duplicate_window = \"never\"", "test.toml:2:20: `never` is not a duration"),
+        ("duplicate_window = false", "test.toml:2:20: `duplicate_window` must be a string"),
         ("charset = \"klingon\"", "test.toml:2:11: `klingon` is not a character set"),
         ("charset = \"UNICODE UTF-16\"", "test.toml:2:11: `UNICODE UTF-16` is not a character set"),
         ("charset = \"ISO IR87\"", "test.toml:2:11: JIS X 0208 cannot be read, only passed through"),
@@ -54,10 +57,10 @@ fn every_mistake_has_its_place() {
 #[test]
 fn every_option_is_taken() {
     let text = "listen = \"127.0.0.1:4711\"\nack = \"received\"\nmax_frame = \"1MiB\"\nmax_connections = 3\nidle_timeout = \"1h\"\n\
-                byte_timeout = \"1s\"\nframe_timeout = \"5s\"\ncharset = \"8859/2\"\n";
+                byte_timeout = \"1s\"\nframe_timeout = \"5s\"\ncharset = \"8859/2\"\nduplicate_window = \"2h\"\n";
     let config = options::source("mllp", text).unwrap();
     assert_eq!(config.resources(), [Resource::Port("127.0.0.1:4711".parse().unwrap())]);
-    for expected in ["1048576", "3", "3600s", "1s", "5s", "ISO-8859-2"] {
+    for expected in ["1048576", "3", "3600s", "1s", "5s", "ISO-8859-2", "7200s"] {
         assert!(format!("{config:?}").contains(expected), "{expected} in {config:?}");
     }
 }

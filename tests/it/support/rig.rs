@@ -15,8 +15,10 @@ use super::eventually::{eventually, eventually_within};
 /// The binary under test.
 pub fn labwire() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_labwire"));
-    for name in ["LABWIRE_ENGINE", "LABWIRE_LOG", "LABWIRE_CHANNELS", "LABWIRE_DATA", "LABWIRE_LISTEN"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LABWIRE_") {
+            command.env_remove(name);
+        }
     }
     command
 }
@@ -24,6 +26,8 @@ pub fn labwire() -> Command {
 /// A folder with channel files and a data folder, and the engine on them while it runs.
 pub struct Rig {
     folder: tempfile::TempDir,
+    /// What `labwire run` is told beside the folders.
+    pub arguments: Vec<&'static str>,
     engine: Option<Running>,
 }
 
@@ -39,7 +43,7 @@ impl Rig {
     pub fn new() -> Rig {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("channels")).unwrap();
-        Rig { folder, engine: None }
+        Rig { folder, arguments: Vec::new(), engine: None }
     }
 
     /// A rig with one channel, running.
@@ -80,6 +84,7 @@ impl Rig {
             .arg(self.channels())
             .arg("--data")
             .arg(self.path().join("data"))
+            .args(&self.arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -152,6 +157,12 @@ impl Rig {
         assert!(status.success());
         let mut engine = self.engine.take().expect("the engine was started");
         eventually_within(Duration::from_secs(11), "the engine ends on SIGTERM", || engine.process.try_wait().unwrap())
+    }
+
+    /// Waits until the engine ends by itself.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let engine = self.engine.as_mut().expect("the engine was started");
+        eventually_within(Duration::from_secs(30), "the engine ends", || engine.process.try_wait().unwrap())
     }
 
     /// Runs a command of the binary against this engine; gives exit code and standard output.

@@ -114,6 +114,10 @@ impl Journal for TestJournal {
         self.disk.search(query)
     }
 
+    fn room(&self) -> Room {
+        self.disk.room()
+    }
+
     fn damage(&self) -> Vec<String> {
         self.disk.damage()
     }

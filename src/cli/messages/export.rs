@@ -1,0 +1,96 @@
+//! `labwire messages export`.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+
+use super::Filter;
+use crate::cli::client::Client;
+use crate::cli::{ExitCode, complain, print_line};
+use crate::journal::Page;
+use crate::message::Format;
+use crate::server::{Content, MessageView};
+
+/// Messages on a page of the list.
+const PAGE: &str = "1000";
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Export {
+    /// Ids of the messages; or use the filters
+    ids: Vec<String>,
+    #[command(flatten)]
+    filter: Filter,
+    /// Write each message's body, as it came, into a file of this folder under the message's id; without it, one line of JSON
+    /// for each message goes to standard output, with its deliveries, attempts and commands
+    #[arg(long, value_name = "FOLDER")]
+    to: Option<PathBuf>,
+    #[command(flatten)]
+    client: Client,
+}
+
+impl Export {
+    pub(super) fn run(&self) -> Result<ExitCode, ExitCode> {
+        let filter = self.filter.pairs();
+        if self.ids.is_empty() == filter.is_empty() {
+            complain("say which messages: either their ids or filters such as --channel results");
+            return Err(ExitCode::Usage);
+        }
+        if let Some(folder) = &self.to {
+            // Nobody else's business: these are patients.
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(|error| failed(folder, &error))?;
+        }
+        let mut count = 0;
+        for id in &self.ids {
+            self.write(id)?;
+            count += 1;
+        }
+        let mut before = None;
+        while self.ids.is_empty() {
+            let mut query = filter.clone();
+            query.push(("limit", PAGE.to_owned()));
+            query.extend(before.map(|before| ("before", before)));
+            let page: Page = self.client.get("/messages", &query)?;
+            for message in &page.messages {
+                self.write(&message.id.to_string())?;
+                count += 1;
+            }
+            let Some(next) = page.next else { break };
+            before = Some(next.to_string());
+        }
+        if let Some(folder) = &self.to {
+            print_line(&format!("{count} messages in {}", folder.display()));
+        }
+        Ok(ExitCode::Done)
+    }
+
+    fn write(&self, id: &str) -> Result<(), ExitCode> {
+        let view: MessageView = self.client.get(&format!("/messages/{id}"), &[])?;
+        let Some(folder) = &self.to else {
+            print_line(&serde_json::to_string(&view).expect("our own values are JSON"));
+            return Ok(());
+        };
+        let extension = match view.summary.format {
+            Format::Hl7 => "hl7",
+            Format::Json => "json",
+            Format::Text => "txt",
+        };
+        let path = folder.join(format!("{}.{extension}", view.summary.id));
+        let body = match &view.body {
+            Content::Text(text) => text.clone().into_bytes(),
+            Content::Base64(text) => STANDARD.decode(text).map_err(|error| failed(&path, &io::Error::other(error)))?,
+        };
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(&body)).map_err(|error| failed(&path, &error))
+    }
+}
+
+fn failed(path: &Path, error: &io::Error) -> ExitCode {
+    complain(format!("{}: {error}", path.display()));
+    ExitCode::No
+}
