@@ -5,6 +5,7 @@ mod channels;
 mod check;
 mod client;
 mod demo;
+mod load;
 mod logs;
 mod messages;
 mod run;

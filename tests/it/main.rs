@@ -14,6 +14,7 @@ mod delivery;
 mod events;
 mod hosted;
 mod journal;
+mod load;
 mod mllp;
 mod mllp_destination;
 mod pressure;
