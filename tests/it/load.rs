@@ -78,6 +78,10 @@ fn only_a_positive_answer_to_the_message_itself_counts() {
     assert!(report["first_error"].as_str().unwrap().contains("MSA-2"), "{report}");
     assert_eq!(stuck.log().connections, 5, "an answer that may still come must not meet the next message");
 
+    let twice = Peer::start(vec![Do::Ack("CA", "{id}"), Do::Ack("AA", "{id}")], vec![]);
+    let (code, report) = send(&twice, &["hl7/enhanced-al-al.hl7"], &["--count", "5"]);
+    assert_eq!((code, counts(&report)), (0, [5, 5, 0, 0]), "{report}");
+
     let closing = Peer::start(vec![Do::Close], vec![]);
     let (code, report) = send(&closing, &["hl7/oru-r01.hl7"], &["--count", "3", "--connections", "3"]);
     assert_eq!((code, counts(&report)), (1, [3, 0, 0, 3]), "{report}");

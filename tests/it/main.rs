@@ -4,6 +4,7 @@
 mod support;
 
 mod api;
+mod bench;
 mod channel_tests;
 mod check;
 mod cli;

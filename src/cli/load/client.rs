@@ -23,7 +23,7 @@ pub(super) struct Client {
     buffer: Box<[u8; 4096]>,
     target: String,
     timeout: Duration,
-    /// The message before: in enhanced mode a second acknowledgement of it may still come (HL7 v2.5.1 §2.9.3).
+    /// The message before, if it was in enhanced mode: a second acknowledgement of it may still come (HL7 v2.5.1 §2.9.3).
     last: Vec<u8>,
 }
 
@@ -44,7 +44,7 @@ impl Client {
     }
 
     /// Sends a frame, and waits for the acknowledgement under the message's control id.
-    pub(super) fn exchange(&mut self, frame: &[u8], id: &[u8]) -> io::Result<Answer> {
+    pub(super) fn exchange(&mut self, frame: &[u8], id: &[u8], enhanced: bool) -> io::Result<Answer> {
         self.stream.write_all(frame)?;
         loop {
             while let Some(event) = self.decoder.next_event() {
@@ -52,7 +52,7 @@ impl Client {
                     && let Some(answer) = self.judge(&content, id)?
                 {
                     self.last.clear();
-                    self.last.extend_from_slice(id);
+                    self.last.extend_from_slice(if enhanced { id } else { b"" });
                     return Ok(answer);
                 }
             }
@@ -82,7 +82,7 @@ impl Client {
             let positive = reply.is_positive();
             return Ok(Some(if positive { Answer::Accepted } else { Answer::Rejected(reply.code) }));
         }
-        if reply.control_id == self.last {
+        if !self.last.is_empty() && reply.control_id == self.last {
             return Ok(None);
         }
         Err(invalid("an acknowledgement names another message (MSA-2)".to_owned()))

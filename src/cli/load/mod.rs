@@ -189,7 +189,7 @@ impl Run<'_> {
             let from = due.unwrap_or_else(Instant::now);
             (self.on_send)(number, from);
             outcome.sent += 1;
-            match client.exchange(&frame, id.as_bytes()) {
+            match client.exchange(&frame, id.as_bytes(), template.is_enhanced()) {
                 Ok(Answer::Accepted) => {
                     outcome.latency.record(from.elapsed());
                     outcome.accepted += 1;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 const WIDTH: usize = 30;
 
-/// How far a run is.
+/// How far a run is. The default shows nothing.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Progress {
     visible: bool,
@@ -15,11 +15,6 @@ pub(in crate::cli) struct Progress {
 }
 
 impl Progress {
-    /// Shows nothing.
-    pub(in crate::cli) fn hidden() -> Progress {
-        Progress::default()
-    }
-
     /// Shows a bar where standard error is a terminal, for a run of so many messages or of so long.
     pub(in crate::cli) fn bar(label: &str, count: Option<u64>, lasts: Option<Duration>) -> Progress {
         Progress { visible: crate::cli::stderr_is_terminal(), label: label.to_owned(), count, lasts }
@@ -59,7 +54,7 @@ mod tests {
     #[test]
     fn what_ends_first_fills_the_bar() {
         let (count, lasts) = (Some(1000), Some(Duration::from_secs(10)));
-        let progress = Progress { count, lasts, ..Progress::hidden() };
+        let progress = Progress { count, lasts, ..Progress::default() };
         let line = progress.line(250, Duration::from_secs(5));
         assert_eq!(line, "[###############               ]  50 %  250 messages, 50/s");
         assert!(progress.line(1001, Duration::from_secs(5)).contains("100 %  1000 messages"));

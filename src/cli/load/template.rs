@@ -1,7 +1,7 @@
 //! A message to be sent many times, each time under another control id.
 
 use crate::cli::send::asks_for_an_answer;
-use crate::hl7::Header;
+use crate::hl7::{Header, Mode};
 use crate::mllp;
 
 /// What a frame adds to its message.
@@ -14,6 +14,7 @@ pub(in crate::cli) struct Template {
     head: Vec<u8>,
     /// With the bytes that end it.
     tail: Vec<u8>,
+    enhanced: bool,
 }
 
 /// Why a message cannot be sent under other control ids.
@@ -44,7 +45,16 @@ impl Template {
         let mut separators = memchr::memchr_iter(frame[msh + 3], &frame[msh..end]).map(|at| msh + at);
         let before = separators.nth(8).ok_or(NotATemplate::NoControlId)?;
         let after = separators.next().unwrap_or(end);
-        Ok(Template { head: frame[..=before].to_vec(), tail: frame[after..].to_vec() })
+        Ok(Template {
+            head: frame[..=before].to_vec(),
+            tail: frame[after..].to_vec(),
+            enhanced: header.mode() != Mode::Original,
+        })
+    }
+
+    /// Whether the message asks for acknowledgements in its MSH-15 and MSH-16: there may be two.
+    pub(in crate::cli) fn is_enhanced(&self) -> bool {
+        self.enhanced
     }
 
     /// Puts a framed copy with this control id in the place of what `frame` held.
