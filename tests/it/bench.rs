@@ -79,13 +79,13 @@ fn the_tables_hold_what_was_asked_for() {
     let data = elsewhere.path().to_str().unwrap();
     let (code, text) = bench(folder.path(), &["receive-1", "--data", data, "--format", "markdown"]);
     assert_eq!(code, 0, "{text}");
-    for words in ["**The engine**", "| receive-1 | 1 × ", "**The limits**", "**Ratios**", "append + fdatasync p50 |"] {
+    for words in ["**The engine**", "| receive-1 | 1 × ", "**The limits: ", "**Ratios**", "append + fdatasync p50 |"] {
         assert!(text.contains(words), "{words} is not in:\n{text}");
     }
     assert!(!text.contains("whole-file"), "{text}");
     let (code, text) = bench(folder.path(), &["receive-1"]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains("ack ms p50 / p99 / p99.9") && text.contains("null server/s"), "{text}");
+    assert!(text.contains("ack ms p50/p99/p99.9") && text.contains("null server/s"), "{text}");
 
     assert_eq!(bench(folder.path(), &["nonsense"]).0, 2);
     let (code, text) = bench(folder.path(), &["receive", "--data", "nowhere"]);

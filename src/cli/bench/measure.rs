@@ -9,7 +9,7 @@ use super::Failure;
 use super::engine::Engine;
 use super::process::{Process, Processes};
 use super::raw::{Limit, group_of};
-use super::receiver::{Arrivals, Ledger, Receiver};
+use super::receiver::{Arrivals, Folder, Ledger, Receiver};
 use crate::cli::load::{Load, Outcome, Plan, Progress, Template};
 
 /// No acknowledgement of a benchmark takes so long unless something is broken.
@@ -61,7 +61,7 @@ pub(super) enum End<'a> {
     /// At receivers, every message at each.
     Receivers(&'a [Receiver]),
     /// As files in a folder.
-    Folder(PathBuf),
+    Files(&'a Folder),
 }
 
 /// Something under load.
@@ -181,10 +181,10 @@ impl<'a> Subject<'a> {
     }
 
     fn arrivals(&self) -> Result<Vec<Arrivals>, Failure> {
-        Ok(match (&self.end, &self.ledger) {
-            (End::Receivers(receivers), _) => receivers.iter().map(Receiver::take).collect(),
-            (End::Folder(folder), Some(ledger)) => vec![Arrivals::in_folder(folder, ledger)?],
-            _ => Vec::new(),
+        Ok(match &self.end {
+            End::Receivers(receivers) => receivers.iter().map(Receiver::take).collect(),
+            End::Files(folder) => vec![folder.take()?],
+            End::Journal => Vec::new(),
         })
     }
 

@@ -1,30 +1,34 @@
 //! Receivers at the end of a message's way, in the process that sends, so that one clock tells how long the way took.
 
 use std::io::{self, Read as _, Write as _};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify;
 
 use crate::cli::load::{Latency, Load};
 use crate::hl7::Header;
 use crate::mllp::{self, Decoder, Event};
 
 const MAX_FRAME_BYTES: usize = 64 << 20;
+/// Files that came are heard of at once; longer, and the kernel has lost count.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// When each message of a load was sent; those beyond its end are counted, not timed.
 pub(super) struct Ledger {
     load: Arc<Load>,
     epoch: Instant,
-    /// The same moment on the wall's clock, to compare with times of files.
-    wall: SystemTime,
     sent: Box<[AtomicU64]>,
 }
 
 impl Ledger {
     pub(super) fn new(load: Arc<Load>, messages: usize) -> Arc<Ledger> {
         let sent = (0..messages).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Ledger { load, epoch: Instant::now(), wall: SystemTime::now(), sent })
+        Arc::new(Ledger { load, epoch: Instant::now(), sent })
     }
 
     pub(super) fn load(&self) -> &Arc<Load> {
@@ -70,29 +74,6 @@ impl Arrivals {
         self.latency.add(&other.latency);
         self.last = self.last.max(other.last);
     }
-
-    /// Reads them off the files in a folder, which are named after control ids, and removes these. A file arrives when it gets
-    /// its name, which the kernel notes as its status change, to about 4 ms.
-    pub(super) fn in_folder(folder: &std::path::Path, ledger: &Ledger) -> io::Result<Arrivals> {
-        use std::os::unix::fs::MetadataExt as _;
-        let mut arrivals = Arrivals::default();
-        let wall = ledger.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
-        for entry in std::fs::read_dir(folder)? {
-            let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-            let number = name.to_str().and_then(|name| ledger.load.number(name.split('.').next()?.as_bytes()));
-            let Some(number) = number else { continue };
-            let metadata = std::fs::metadata(&entry)?;
-            let changed = Duration::new(metadata.ctime() as u64, metadata.ctime_nsec() as u32).saturating_sub(wall);
-            if let Some(sent) = ledger.sent(number) {
-                arrivals.latency.record(changed.saturating_sub(sent));
-            }
-            arrivals.messages += 1;
-            arrivals.bytes += metadata.len();
-            arrivals.last = arrivals.last.max(Some(ledger.epoch + changed));
-            std::fs::remove_file(entry)?;
-        }
-        Ok(arrivals)
-    }
 }
 
 /// An MLLP receiver that accepts everything at once.
@@ -111,8 +92,7 @@ impl Receiver {
     pub(super) fn start(ledger: &Arc<Ledger>) -> io::Result<Receiver> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let seen = (0..ledger.sent.len()).map(|_| AtomicBool::new(false)).collect();
-        let shared = Arc::new(Shared { ledger: ledger.clone(), seen, arrivals: Mutex::default() });
+        let shared = Shared::new(ledger);
         let serving = shared.clone();
         std::thread::Builder::new().name("receiver".to_owned()).spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -129,11 +109,78 @@ impl Receiver {
 
     /// What arrived since it was asked last.
     pub(super) fn take(&self) -> Arrivals {
-        std::mem::take(&mut *self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shared.take()
     }
 }
 
+/// A folder in which each message becomes a file that is named after its control id. A file arrives when it gets its name.
+pub(super) struct Folder {
+    path: PathBuf,
+    shared: Arc<Shared>,
+}
+
+impl Folder {
+    pub(super) fn watch(path: PathBuf, ledger: &Arc<Ledger>) -> io::Result<Folder> {
+        std::fs::create_dir_all(&path)?;
+        let watch = inotify::init(inotify::CreateFlags::CLOEXEC)?;
+        inotify::add_watch(&watch, &path, inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO)?;
+        let shared = Shared::new(ledger);
+        let watching = shared.clone();
+        std::thread::Builder::new().name("folder".to_owned()).spawn(move || {
+            let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+            let mut events = inotify::Reader::new(&watch, &mut buffer);
+            while let Ok(event) = events.next() {
+                if let Some(name) = event.file_name() {
+                    watching.arrived(control_id_of(name.to_bytes()), 0);
+                }
+            }
+        })?;
+        Ok(Folder { path, shared })
+    }
+
+    /// What arrived since it was asked last, by the files themselves, which are removed: what was seen of their coming gives the
+    /// times only.
+    pub(super) fn take(&self) -> io::Result<Arrivals> {
+        let (mut messages, mut bytes) = (0, 0);
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if self.shared.ledger.load.number(control_id_of(name.as_encoded_bytes())).is_some() {
+                messages += 1;
+                bytes += entry.metadata()?.len();
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        let asked = Instant::now();
+        while self.shared.count() < messages && asked.elapsed() < SEEN_WITHIN {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        Ok(Arrivals { messages, bytes, ..self.shared.take() })
+    }
+}
+
+fn control_id_of(file_name: &[u8]) -> &[u8] {
+    file_name.strip_suffix(b".hl7").unwrap_or_default()
+}
+
 impl Shared {
+    fn new(ledger: &Arc<Ledger>) -> Arc<Shared> {
+        let seen = (0..ledger.sent.len()).map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Shared { ledger: ledger.clone(), seen, arrivals: Mutex::default() })
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self) -> u64 {
+        self.arrivals().messages
+    }
+
+    fn take(&self) -> Arrivals {
+        std::mem::take(&mut *self.arrivals())
+    }
+
     /// Until the connection ends.
     fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
@@ -161,7 +208,7 @@ impl Shared {
         let now = Instant::now();
         let Some(number) = self.ledger.load.number(control_id) else { return };
         let again = self.seen.get(number as usize).is_some_and(|seen| seen.swap(true, Relaxed));
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut arrivals = self.arrivals();
         if again {
             arrivals.repeated += 1;
             return;

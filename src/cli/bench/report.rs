@@ -184,7 +184,12 @@ pub(super) fn tables_of(sections: &[Section], seconds: f64, look: Look) -> Strin
     let rows = || sections.iter().flat_map(|section| section.rows.iter().map(|row| (section.shape.as_str(), row)));
     let tables = [
         table("The engine", &ENGINE_HEAD, rows().map(|(shape, row)| engine_cells(shape, row)), look),
-        table("The limits", &LIMITS_HEAD, rows().filter_map(|(shape, row)| limit_cells(shape, row)), look),
+        table(
+            "The limits: a server that only acknowledges; append + fdatasync",
+            &LIMITS_HEAD,
+            rows().filter_map(|(shape, row)| limit_cells(shape, row)),
+            look,
+        ),
         table("Ratios", &["figure", "ratio"], sections.iter().flat_map(|section| ratio_cells(section)), look),
     ];
     text += &tables.concat();
@@ -207,18 +212,18 @@ const ENGINE_HEAD: [&str; 10] = [
     "load",
     "received/s",
     "whole way/s",
-    "ack ms p50 / p99 / p99.9",
-    "end to end ms p50 / p99",
+    "ack ms p50/p99/p99.9",
+    "end to end ms p50/p99",
     "at half load",
-    "CPU us",
-    "MiB peak / now",
-    "disk B (to bodies)",
+    "CPU µs",
+    "MiB peak/now",
+    "disk B (÷ bodies)",
 ];
 
 fn engine_cells(shape: &str, row: &Row) -> Vec<String> {
     let end_to_end = |total: &Total| {
         let slowest = total.arrivals.iter().max_by(|a, b| a.latency.millis(50.0).total_cmp(&b.latency.millis(50.0)));
-        slowest.map(|slowest| format!("{:.1} / {:.1}", slowest.latency.millis(50.0), slowest.latency.millis(99.0)))
+        slowest.map(|slowest| format!("{:.1}/{:.1}", slowest.latency.millis(50.0), slowest.latency.millis(99.0)))
     };
     let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
     let latency = &row.total.load.latency;
@@ -229,11 +234,11 @@ fn engine_cells(shape: &str, row: &Row) -> Vec<String> {
         format!("{} × {} B", row.connections, row.message_bytes),
         format!("{:.0}", row.total.load.per_second()),
         or_dash(row.total.way_per_second().map(|rate| format!("{rate:.0}"))),
-        format!("{:.2} / {:.2} / {:.2}", latency.millis(50.0), latency.millis(99.0), latency.millis(99.9)),
+        format!("{:.2}/{:.2}/{:.2}", latency.millis(50.0), latency.millis(99.0), latency.millis(99.9)),
         or_dash(end_to_end(&row.total)),
         or_dash(row.steady.as_ref().and_then(|(_, total)| end_to_end(total))),
         format!("{:.0}", row.total.cpu_micros()),
-        format!("{:.0} / {:.0}", mib(row.usage.peak_kib), mib(row.usage.resident_kib))
+        format!("{:.0}/{:.0}", mib(row.usage.peak_kib), mib(row.usage.resident_kib))
             + &row.idle_kib.map_or_else(String::new, |kib| format!(" (idle {:.0})", mib(kib))),
         format!("{:.0} ({:.2})", row.disk_per_message(), row.disk_to_bodies()),
     ]
@@ -241,9 +246,9 @@ fn engine_cells(shape: &str, row: &Row) -> Vec<String> {
 
 const LIMITS_HEAD: [&str; 7] = [
     "beside",
-    "null server/s (ack ms p50 / p99)",
+    "null server/s (ack ms p50/p99)",
     "group",
-    "append + fdatasync: in groups, messages/s",
+    "in groups, messages/s",
     "one by one/s (p50 ms)",
     "4 KiB/s (p50 ms)",
     "files/s",
@@ -253,7 +258,7 @@ fn limit_cells(shape: &str, row: &Row) -> Option<Vec<String>> {
     let raw = row.raw.as_ref()?;
     let null = row.null.as_ref().map_or_else(String::new, |null| {
         let latency = &null.load.latency;
-        format!("{:.0} ({:.2} / {:.2})", null.load.per_second(), latency.millis(50.0), latency.millis(99.0))
+        format!("{:.0} ({:.2}/{:.2})", null.load.per_second(), latency.millis(50.0), latency.millis(99.0))
     });
     let each = |limit: &super::raw::Limit| format!("{:.0} ({:.2})", limit.per_second(), limit.latency.millis(50.0));
     Some(vec![
@@ -283,21 +288,11 @@ fn table(title: &str, head: &[&str], rows: impl Iterator<Item = Vec<String>>, lo
         let lines: String = rows.iter().map(|cells| line(cells)).collect();
         return format!("\n**{title}**\n\n{}{rule}{lines}", line(&head));
     }
-    // A terminal has no room for all columns of a row, so that each figure gets a line, and each row a column.
-    let mut columns = vec![head];
-    columns.extend(rows);
-    if columns[0].len() == 2 {
-        let width = columns.iter().skip(1).map(|row| row[0].chars().count()).max().unwrap_or_default();
-        let lines: String =
-            columns.iter().skip(1).map(|row| format!("  {:<width$}  {:>8}\n", row[0], row[1])).collect();
-        return format!("\n{title}\n{lines}");
-    }
-    let widths: Vec<usize> =
-        columns.iter().map(|column| column.iter().map(|cell| cell.chars().count()).max().unwrap_or_default()).collect();
-    let line = |number: usize| {
-        let cells = columns.iter().zip(&widths).map(|(column, width)| format!("{:<width$}", column[number]));
-        format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    let all: Vec<&Vec<String>> = std::iter::once(&head).chain(&rows).collect();
+    let width = |column: usize| all.iter().map(|cells| cells[column].chars().count()).max().unwrap_or_default();
+    let line = |cells: &&Vec<String>| {
+        let cells = cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
-    let lines: String = (0..columns[0].len()).map(line).collect();
-    format!("\n{title}\n{lines}")
+    format!("\n{title}\n{}", all.iter().map(line).collect::<String>())
 }

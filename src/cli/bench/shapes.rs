@@ -9,7 +9,7 @@ use super::channels::{FILES, dead, filtering, whole, whole_file};
 use super::engine::{ChannelFile, Engine};
 use super::measure::{Bench, End, NullServer, Raw, Subject, load_of};
 use super::message::oru;
-use super::receiver::{Ledger, Receiver};
+use super::receiver::{Folder, Ledger, Receiver};
 use super::report::{Ratio, Row, Section};
 
 /// So many messages of a load are timed from end to end.
@@ -134,10 +134,9 @@ fn whole_way_to_files(bench: &Bench, null: &NullServer) -> Result<Measured, Fail
     let load = load_of(&message)?;
     let ledger = Ledger::new(load.clone(), TIMED_MESSAGES);
     let channel = whole_file("whole-file");
-    let folder = bench.site.join(&channel.0).join(FILES);
-    std::fs::create_dir_all(&folder)?;
+    let folder = Folder::watch(bench.site.join(&channel.0).join(FILES), &ledger)?;
     let (mut row, raw, mut ratios) =
-        whole_way_to(bench, null, channel, &message, (&ledger, || End::Folder(folder.clone())), true)?;
+        whole_way_to(bench, null, channel, &message, (&ledger, || End::Files(&folder)), true)?;
     let rate = row.total.way_per_second().unwrap_or_default();
     let files = raw.files.as_ref().map_or(0.0, super::raw::Limit::per_second);
     ratios.push(Ratio::new("whole-file: messages/s to files written + synced/s", rate, files));
