@@ -23,8 +23,10 @@ pub(super) struct Bench {
     pub(super) processes: Processes,
     /// So many turns …
     pub(super) rounds: u32,
-    /// … of so long.
+    /// … of so long …
     pub(super) round: Duration,
+    /// … or of so many messages.
+    pub(super) most: u64,
     /// Messages before the first turn: connections, caches and the allocator come to rest.
     pub(super) warm_up: u64,
     /// Channels of the shape `channels`.
@@ -254,7 +256,7 @@ impl Bench {
                 raw.turn(self)?;
             }
             for subject in &mut *subjects {
-                let plan = Plan { lasts: Some(self.round), ..subject.plan.clone() };
+                let plan = Plan { lasts: Some(self.round), count: self.most, ..subject.plan.clone() };
                 let turn = subject.turn(&plan, &format!("{round}/{}", self.rounds), keeps)?;
                 subject.total.add(&turn);
             }

@@ -116,21 +116,22 @@ impl Bench {
 
     fn measuring(&self, site: PathBuf, processes: Processes) -> Measuring {
         const ROUNDS: u32 = 3;
-        let whole = Duration::from_secs(self.seconds);
-        if self.quick {
-            let (rounds, round) = (1, Duration::from_millis(200));
-            return Measuring { site, processes, rounds, round, warm_up: 20, channels: 20, backlog: 500, grown: 1000 };
-        }
-        Measuring {
+        let full = Measuring {
             site,
             processes,
             rounds: ROUNDS,
-            round: whole / ROUNDS,
+            round: Duration::from_secs(self.seconds) / ROUNDS,
+            most: u64::MAX,
             warm_up: 2000,
             channels: 200,
             backlog: 100_000,
             grown: 1_000_000,
+        };
+        if !self.quick {
+            return full;
         }
+        let round = Duration::from_millis(200);
+        Measuring { rounds: 1, round, most: 300, warm_up: 20, channels: 20, backlog: 500, grown: 1000, ..full }
     }
 
     /// Done when every message was accepted and arrived: slow is no mistake.
