@@ -17,7 +17,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Every process that runs, so that all can be ended at a signal; none once they were.
 #[derive(Debug, Clone)]
-pub(super) struct Processes(Arc<Mutex<Option<Vec<Arc<Mutex<Child>>>>>>);
+pub(super) struct Processes(Arc<Mutex<Option<Vec<SharedChild>>>>);
+
+type SharedChild = Arc<Mutex<Child>>;
 
 impl Processes {
     pub(super) fn new() -> Processes {
@@ -61,7 +63,7 @@ impl Processes {
 /// One of them; it is killed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Process {
-    child: Arc<Mutex<Child>>,
+    child: SharedChild,
 }
 
 /// What a process has used so far.

@@ -190,7 +190,7 @@ pub(super) fn tables_of(sections: &[Section], seconds: f64, look: Look) -> Strin
             rows().filter_map(|(shape, row)| limit_cells(shape, row)),
             look,
         ),
-        table("Ratios", &["figure", "ratio"], sections.iter().flat_map(|section| ratio_cells(section)), look),
+        table("Ratios", &["figure", "ratio"], sections.iter().flat_map(ratio_cells), look),
     ];
     text += &tables.concat();
     for (_, row) in rows().filter(|(_, row)| !row.is_whole()) {
