@@ -1,10 +1,12 @@
 //! The command line: one file for each command. The only place that prints.
 
 mod actions;
+mod bench;
 mod channels;
 mod check;
 mod client;
 mod demo;
+mod load;
 mod logs;
 mod messages;
 mod run;
@@ -60,6 +62,8 @@ enum Command {
     Test(test::Test),
     /// Send HL7 messages over MLLP and show the acknowledgements
     Send(send::Send),
+    /// Measure the engine on this machine and disk, beside what they can do without it
+    Bench(bench::Bench),
     /// Look at and act on the messages of a running engine
     #[command(subcommand)]
     Messages(messages::Messages),
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Check(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Send(command) => command.run(),
+        Command::Bench(command) => command.run(),
         Command::Messages(command) => command.run(),
         Command::Channels(command) => command.run(),
         Command::Actions(command) => command.run(),

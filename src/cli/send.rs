@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
 
+use super::load::LoadFlags;
 use super::{ExitCode, OutputFormat, complain, print_json, print_line};
 use crate::hl7::{self, AckReply, Header, Mode};
 use crate::mllp::{self, Decoder, Event};
@@ -29,6 +30,8 @@ pub(super) struct Send {
     /// How to print
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     format: OutputFormat,
+    #[command(flatten)]
+    load: LoadFlags,
 }
 
 /// What became of one message.
@@ -59,7 +62,10 @@ impl Send {
         let mut messages = Vec::new();
         for path in &self.files {
             match std::fs::read(path) {
-                Ok(content) => messages.extend(split(Bytes::from(content)).into_iter().map(|message| (path, message))),
+                Ok(content) => {
+                    let content = split(Bytes::from(content)).into_iter();
+                    messages.extend(content.map(|message| (path.clone(), message)));
+                }
                 Err(error) => {
                     complain(format!("{}: {error}", path.display()));
                     return ExitCode::Usage;
@@ -67,6 +73,9 @@ impl Send {
             }
         }
         let timeout = Duration::from_secs(self.timeout.max(1));
+        if self.load.any() {
+            return self.load.run(&self.address, &messages, timeout, self.format);
+        }
         let mut connection = match Connection::open(&self.address, timeout) {
             Ok(connection) => connection,
             Err(error) => {
@@ -123,6 +132,28 @@ pub(super) fn split(content: Bytes) -> Vec<Bytes> {
     }
 }
 
+/// Connects to the first address of a name that answers; nothing on the connection takes longer than the timeout.
+pub(super) fn connect(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "this name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Whether the sender of a message wants to know of a success (MSH-15 and MSH-16, HL7 v2.5.1 §2.9.2).
+pub(super) fn asks_for_an_answer(header: &Header) -> bool {
+    header.mode() == Mode::Original || header.accept_ack_wanted(true) || header.application_ack_wanted(true)
+}
+
 /// A blocking MLLP client.
 pub(super) struct Connection {
     stream: TcpStream,
@@ -133,19 +164,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn open(address: &str, timeout: Duration) -> io::Result<Connection> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "this name has no address");
-        for address in address.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(timeout))?;
-                    stream.set_write_timeout(Some(timeout))?;
-                    return Ok(Connection { stream, decoder: Decoder::new(MAX_REPLY_BYTES), unasked: Vec::new() });
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let stream = connect(address, timeout)?;
+        Ok(Connection { stream, decoder: Decoder::new(MAX_REPLY_BYTES), unasked: Vec::new() })
     }
 
     /// Sends a message and waits for its acknowledgement, unless the message asks for none on success (MSH-15 and MSH-16, HL7
@@ -154,10 +174,7 @@ impl Connection {
         let frame = mllp::encode(message).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         self.stream.write_all(&frame)?;
         let header = Header::scan(message);
-        let wants = |header: &Header| {
-            header.mode() == Mode::Original || header.accept_ack_wanted(true) || header.application_ack_wanted(true)
-        };
-        if let Some(header) = header.filter(|header| !wants(header)) {
+        if let Some(header) = header.filter(|header| !asks_for_an_answer(header)) {
             self.unasked.push(header.control_id().to_vec());
             return Ok(None);
         }

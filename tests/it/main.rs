@@ -4,6 +4,7 @@
 mod support;
 
 mod api;
+mod bench;
 mod channel_tests;
 mod check;
 mod cli;
@@ -16,6 +17,7 @@ mod disk_full;
 mod events;
 mod hosted;
 mod journal;
+mod load;
 mod mllp;
 mod mllp_destination;
 mod pressure;
