@@ -34,7 +34,7 @@ fn arrival(id: MessageId, body: &Bytes) -> Arrival {
         body: body.clone(),
         acknowledgement: Some(Bytes::from_static(b"MSH|^~\\&|||||||ACK|1|P|2.5\rMSA|AA|MSG00001\r")),
         rejected: None,
-        idempotency_key: None,
+        identity: None,
     }
 }
 
@@ -46,6 +46,7 @@ fn attempt() -> Attempt {
         next_at: None,
         error: None,
         counted: true,
+        holds: false,
         response: Some(Bytes::from_static(b"MSH|^~\\&|||||||ACK|1|P|2.5\rMSA|AA|MSG00001\r")),
     }
 }
@@ -64,7 +65,7 @@ impl Step {
             Step::Receive => drop(journal.receive(arrival(id, body)).await.unwrap()),
             Step::Transformed => {
                 let outgoing = Outgoing { content: body.clone(), ..Outgoing::default() };
-                let delivery = NewDelivery { destination: DESTINATION.to_owned(), outgoing: Some(outgoing) };
+                let delivery = NewDelivery { destination: DESTINATION.to_owned(), outgoing: Some(outgoing), key: None };
                 journal.transformed(id, Timestamp::now(), Transformed::Queued, vec![delivery]).await.unwrap();
             }
             Step::Attempted => {
