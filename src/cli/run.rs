@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{ExitCode, complain, print_line};
 use crate::channel::State;
 use crate::config::ByteSize;
-use crate::engine::Engine;
+use crate::engine::{Engine, Retention};
 use crate::journal::{Amount, Disk, Journal, Margins};
 use crate::server::Server;
 
@@ -43,6 +43,18 @@ pub(super) struct Run {
     /// 256 MiB)
     #[arg(long, value_parser = amount, env = "LABWIRE_DISK_RESERVE", value_name = "SIZE")]
     disk_reserve: Option<Amount>,
+    /// Messages are kept for so long: "30d". What is unsent, or a dead letter, is kept for ever
+    #[arg(long, value_parser = duration, default_value = "30d", env = "LABWIRE_KEEP", value_name = "TIME")]
+    keep: Duration,
+    /// When more than this much of the journal's disk is used, the oldest messages go before their time, but none that is
+    /// younger than a day: "80%", or a size
+    #[arg(long, value_parser = amount, default_value = "80%", env = "LABWIRE_PRUNE_AT", value_name = "SIZE")]
+    prune_at: Amount,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = crate::config::Duration::parse(text).map(crate::config::Duration::get);
+    duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "write a time, as in 30d or 72h".to_owned())
 }
 
 /// A size or a part of a disk.
@@ -104,6 +116,8 @@ impl Run {
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.run(engine.clone(), stop.clone()));
         let watching = tokio::spawn(engine.clone().watch(stop.clone()));
+        let retention = Retention { keep: self.keep, prune_at: self.prune_at };
+        let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
         let failed = tokio::select! {
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
@@ -119,6 +133,7 @@ impl Run {
             // A client that is slow to send its request does not keep the journal from being closed well.
             let _ = tokio::time::timeout(API_STOPS_WITHIN, serving).await;
             let _ = watching.await;
+            let _ = retaining.await;
             journal.close().await
         };
         tokio::select! {

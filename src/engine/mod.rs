@@ -4,6 +4,7 @@ mod events;
 mod moves;
 mod orphans;
 mod reload;
+mod retention;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::message::MessageIds;
 
 pub use events::{EventProblem, FireError, Fired};
 pub use reload::Reloaded;
+pub use retention::Retention;
 
 /// All the channels of one folder, at work over one journal.
 pub struct Engine {

@@ -31,9 +31,9 @@ use super::room::Reserve;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
-    Arrival, Attempt, Backup, Command, DeliveryId, Depth, Holding, Journal, JournalError, Lane, Margins, MessageState,
-    NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Room, Story, Transformed, Untransformed, Waiting,
-    folder, recovery, search,
+    Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
+    MessageState, NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Room, Story, Transformed, Untransformed,
+    Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -237,11 +237,15 @@ impl Journal for Disk {
     }
 
     async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
-        self.prune_to(Limit::Before(before)).await
+        self.prune_to(Limit { before, bytes: u64::MAX }).await
     }
 
-    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError> {
-        self.prune_to(Limit::Bytes(bytes)).await
+    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError> {
+        self.prune_to(Limit { before, bytes }).await
+    }
+
+    fn disk(&self) -> Option<DiskSpace> {
+        self.reserve.disk()
     }
 
     async fn backup(&self, to: &Path) -> Result<Backup, JournalError> {

@@ -54,7 +54,7 @@ use crate::message::{Format, MessageId, Origin, RefKind, Refs};
 pub use disk::{Disk, Stats};
 pub use error::JournalError;
 pub use prune::Pruned;
-pub use room::{Amount, Margins, Room};
+pub use room::{Amount, DiskSpace, Margins, Room};
 pub use state::{DeliveryState, MessageState};
 pub use verify::{Backup, Verified, restore, verify};
 
@@ -536,8 +536,11 @@ pub trait Journal: Send + Sync + 'static {
     /// is unsent or parked.
     async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError>;
 
-    /// Removes the oldest finished messages, whatever their age, until so many bytes were given back.
-    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError>;
+    /// The same, but the oldest first, and only until so many bytes were given back.
+    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError>;
+
+    /// The disk that the journal is on; none where that cannot be told.
+    fn disk(&self) -> Option<DiskSpace>;
 
     /// Copies everything that is on disk by now into a new folder, while work goes on.
     async fn backup(&self, to: &Path) -> Result<Backup, JournalError>;

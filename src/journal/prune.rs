@@ -35,13 +35,13 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// What may be removed.
+/// What may be removed: the oldest first.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Limit {
-    /// What was received before this time.
-    Before(Timestamp),
-    /// The oldest, until so many bytes are free.
-    Bytes(u64),
+pub(super) struct Limit {
+    /// Only what was received before this time.
+    pub(super) before: Timestamp,
+    /// Until so many bytes were given back.
+    pub(super) bytes: u64,
 }
 
 impl Disk {
@@ -53,11 +53,7 @@ impl Disk {
         blocking(move || recovery::write_out(&shared)).await?;
         loop {
             let Some(oldest) = self.shared.ledger().sealed.first().cloned() else { break };
-            let is_over = match limit {
-                Limit::Before(before) => oldest.newest_ms() < before.as_millisecond(),
-                Limit::Bytes(bytes) => pruned.bytes < bytes,
-            };
-            if !is_over {
+            if pruned.bytes >= limit.bytes || oldest.newest_ms() >= limit.before.as_millisecond() {
                 break;
             }
             self.remove(&oldest, &mut pruned).await?;
@@ -139,9 +135,8 @@ impl Shared {
 impl Writer {
     /// Freezes the rosters that may be pruned; a segment that is being written to ends, so that it can be.
     pub(super) fn seal_old(&mut self, limit: Limit) -> Result<(), JournalError> {
-        let Limit::Before(before) = limit else { return Ok(()) };
         let shared = self.shared.clone();
-        let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < before);
+        let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < limit.before);
         if is_old(shared.ledger().window().next_back().and_then(|roster| roster.newest())) {
             self.appender.roll_now(self.sequence)?;
             shared.ledger_mut().begin(self.appender.end().segment);

@@ -51,8 +51,31 @@ pub struct Margins {
     pub reserve: Option<Amount>,
 }
 
+/// A disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Its size.
+    pub bytes: u64,
+    /// What of it is free.
+    pub free: u64,
+}
+
+impl DiskSpace {
+    /// What of it is used.
+    pub fn used(&self) -> u64 {
+        self.bytes.saturating_sub(self.free)
+    }
+
+    fn of(folder: &Path) -> Option<DiskSpace> {
+        let disk = rustix::fs::statvfs(folder).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+        Some(DiskSpace { bytes: bytes(disk.f_blocks), free: bytes(disk.f_bavail) })
+    }
+}
+
 impl Amount {
-    fn of(self, disk: u64) -> u64 {
+    /// So many bytes of a disk of this size.
+    pub fn of(self, disk: u64) -> u64 {
         match self {
             Amount::Bytes(bytes) => bytes,
             Amount::Percent(percent) => (u128::from(disk) * u128::from(percent) / 100) as u64,
@@ -118,6 +141,10 @@ impl Reserve {
         seen.room
     }
 
+    pub(super) fn disk(&self) -> Option<DiskSpace> {
+        DiskSpace::of(&self.folder)
+    }
+
     fn look(&self, seen: &mut Seen) {
         let now = Instant::now();
         let often = if seen.room == Room::Enough { LOOK_EVERY } else { LOOK_EVERY_WHEN_SHORT };
@@ -126,9 +153,9 @@ impl Reserve {
         }
         (seen.at, seen.taken) = (Some(now), 0);
         // A disk that cannot be looked at may still be written to: the write will tell.
-        let Ok(disk) = rustix::fs::statvfs(&self.folder) else { return };
-        seen.free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        let (low, reserve) = self.margins.on(disk.f_blocks.saturating_mul(disk.f_frsize));
+        let Some(disk) = self.disk() else { return };
+        seen.free = disk.free;
+        let (low, reserve) = self.margins.on(disk.bytes);
         seen.reserve = reserve;
         let room = room_of(seen.free, seen.room, low, reserve);
         if room != seen.room {

@@ -78,7 +78,8 @@ async fn reopen_small(disk: Disk, folder: &std::path::Path) -> Disk {
 async fn the_oldest_go_first_when_room_is_needed() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = many(folder.path(), 100).await;
-    let pruned = disk.prune_bytes(20_000).await.expect("pruned");
+    assert_eq!(disk.prune_bytes(20_000, at(1)).await.expect("pruned").segments, 0, "nothing is as old as that");
+    let pruned = disk.prune_bytes(20_000, at(99)).await.expect("pruned");
     assert!((20_000..40_000).contains(&pruned.bytes), "{pruned:?}");
     assert!(disk.story(id(2)).expect("a story").is_none());
     assert!(disk.story(id(99)).expect("a story").is_some());

@@ -126,8 +126,12 @@ impl Journal for TestJournal {
         self.disk.prune(before).await
     }
 
-    async fn prune_bytes(&self, bytes: u64) -> Result<Pruned, JournalError> {
-        self.disk.prune_bytes(bytes).await
+    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError> {
+        self.disk.prune_bytes(bytes, before).await
+    }
+
+    fn disk(&self) -> Option<DiskSpace> {
+        self.disk.disk()
     }
 
     async fn backup(&self, to: &std::path::Path) -> Result<Backup, JournalError> {

@@ -1,0 +1,153 @@
+//! Retention: old messages are removed by themselves, by age and when the disk fills up. Never what is unsent or parked.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::Engine;
+use crate::journal::{Amount, JournalError, Pruned, Query};
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A clock that moved by more than this against the machine's own count of time has jumped, and so has one that is so far ahead of
+/// the newest message: nothing is removed on its word.
+const JUMP: SignedDuration = SignedDuration::from_hours(24);
+/// A full disk takes nothing that is younger than this: whoever looks for yesterday's message must find it.
+const YOUNGEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// What is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Messages are kept for so long at least.
+    pub keep: Duration,
+    /// When more than this much of the disk is used, the oldest finished messages go before their time.
+    pub prune_at: Amount,
+}
+
+/// Whether the wall clock is to be believed, as far as this process can tell.
+struct Clock {
+    started: Instant,
+    started_at: Timestamp,
+    /// Set when a jump was seen; believed again when a day has passed without another.
+    doubted: Option<Instant>,
+}
+
+impl Clock {
+    fn new(started_at: Timestamp) -> Clock {
+        Clock { started: Instant::now(), started_at, doubted: None }
+    }
+
+    /// Looks at the clock. `newest`: when the newest message was received.
+    fn is_plausible(&mut self, now: Timestamp, monotonic: Instant, newest: Option<Timestamp>) -> bool {
+        let passed = SignedDuration::try_from(monotonic.duration_since(self.started)).unwrap_or(SignedDuration::MAX);
+        let moved = now.duration_since(self.started_at);
+        let jumped = moved.checked_sub(passed).is_none_or(|difference| difference.abs() > JUMP);
+        let is_first_look = passed < SignedDuration::from_secs(300);
+        let ahead = newest.is_some_and(|newest| now.duration_since(newest) > JUMP);
+        if jumped || (is_first_look && ahead && self.doubted.is_none()) {
+            let what = if jumped { "the clock has jumped" } else { "the newest message is more than a day old" };
+            warn!(
+                "{what}: nothing is pruned for a day, until the clock can be believed; `labwire journal prune` prunes now"
+            );
+            self.doubted = Some(monotonic);
+            (self.started, self.started_at) = (monotonic, now);
+        }
+        let a_day = Duration::try_from(JUMP).unwrap_or(Duration::MAX);
+        if self.doubted.is_some_and(|since| monotonic.duration_since(since) >= a_day) {
+            self.doubted = None;
+        }
+        self.doubted.is_none()
+    }
+}
+
+impl Engine {
+    /// Removes what is old, now and again, until `stop`.
+    pub async fn retain(self: Arc<Engine>, retention: Retention, stop: CancellationToken) {
+        let mut clock = Clock::new(Timestamp::now());
+        loop {
+            match self.retain_once(&retention, &mut clock).await {
+                Ok(Pruned { segments: 0, .. }) => debug!("nothing is old enough to be pruned"),
+                Ok(Pruned { segments, messages, carried, bytes }) => {
+                    info!(segments, messages, carried, bytes, "pruned");
+                }
+                Err(error) => warn!(%error, "the journal was not pruned"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn retain_once(&self, retention: &Retention, clock: &mut Clock) -> Result<Pruned, JournalError> {
+        let now = Timestamp::now();
+        let newest = self.journal().search(&Query { limit: 1, ..Query::default() })?;
+        let newest = newest.messages.first().map(|newest| newest.received_at);
+        if !clock.is_plausible(now, Instant::now(), newest) {
+            return Ok(Pruned::default());
+        }
+        let keep = SignedDuration::try_from(retention.keep).unwrap_or(SignedDuration::MAX);
+        let mut pruned = match now.checked_sub(keep) {
+            Ok(before) => self.journal().prune(before).await?,
+            Err(_) => Pruned::default(),
+        };
+        if let Some((bytes, before)) = self.too_much(retention, now) {
+            let more = self.journal().prune_bytes(bytes, before).await?;
+            pruned.segments += more.segments;
+            pruned.messages += more.messages;
+            pruned.carried += more.carried;
+            pruned.bytes += more.bytes;
+        }
+        Ok(pruned)
+    }
+
+    /// How many bytes must go for the disk to be less full, and how old what goes must be.
+    fn too_much(&self, retention: &Retention, now: Timestamp) -> Option<(u64, Timestamp)> {
+        let disk = self.journal().disk()?;
+        let excess = disk.used().checked_sub(retention.prune_at.of(disk.bytes)).filter(|excess| *excess > 0)?;
+        Some((excess, now.checked_sub(YOUNGEST).ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(clock: &Clock, hours: i64, monotonic_hours: u64) -> (Timestamp, Instant) {
+        let now = clock.started_at.checked_add(SignedDuration::from_hours(hours)).expect("a time");
+        (now, clock.started + Duration::from_secs(monotonic_hours * 3600))
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_doubted_for_a_day() {
+        let start: Timestamp = "2026-01-15T10:00:00Z".parse().expect("a time");
+        let mut clock = Clock::new(start);
+        let (now, monotonic) = after(&clock, 0, 0);
+        assert!(clock.is_plausible(now, monotonic, Some(start)));
+        let (now, monotonic) = after(&clock, 1000, 1000);
+        assert!(clock.is_plausible(now, monotonic, Some(start)), "a quiet month is no jump");
+        for jump in [30_i64 * 24, -30 * 24] {
+            let (now, monotonic) = after(&clock, 1001 + jump, 1001);
+            assert!(!clock.is_plausible(now, monotonic, Some(now)));
+            let (now, monotonic) = after(&clock, 23, 23);
+            assert!(!clock.is_plausible(now, monotonic, Some(now)), "not yet");
+            let (now, monotonic) = after(&clock, 25, 25);
+            assert!(clock.is_plausible(now, monotonic, Some(now)), "a day later");
+            clock = Clock::new(start);
+        }
+    }
+
+    #[test]
+    fn a_start_long_after_the_newest_message_is_doubted() {
+        let start: Timestamp = "2036-01-15T10:00:00Z".parse().expect("a time");
+        let mut clock = Clock::new(start);
+        let newest = "2026-01-15T10:00:00Z".parse().expect("a time");
+        let (now, monotonic) = after(&clock, 0, 0);
+        assert!(!clock.is_plausible(now, monotonic, Some(newest)));
+        let mut empty = Clock::new(start);
+        assert!(empty.is_plausible(now, monotonic, None));
+    }
+}
