@@ -227,7 +227,7 @@ impl Raw {
 
     fn turn(&mut self, bench: &Bench) -> Result<(), Failure> {
         // Enough to see the disk, and not so long that the messages have to wait for it.
-        let lasts = bench.round / 4;
+        let lasts = bench.round / 3;
         self.grouped.append(&bench.site, self.group * self.bytes, lasts)?;
         self.single.append(&bench.site, self.bytes, lasts)?;
         self.four_kib.append(&bench.site, FOUR_KIB, lasts)?;

@@ -115,7 +115,8 @@ impl Bench {
     }
 
     fn measuring(&self, site: PathBuf, processes: Processes) -> Measuring {
-        const ROUNDS: u32 = 3;
+        // A disk that others use has good and bad seconds: many short turns, so that each side gets its share of both.
+        const ROUNDS: u32 = 6;
         let full = Measuring {
             site,
             processes,
