@@ -193,7 +193,7 @@ fn a_write_that_fails_ends_the_engine_and_what_was_acknowledged_is_there() {
 
     std::fs::remove_file(disk.filler()).unwrap();
     rig.start();
-    let kept: Vec<String> = rig.messages("").iter().map(|message| control_id(message)).collect();
+    let kept: Vec<String> = rig.messages("").iter().map(control_id).collect();
     assert!(acknowledged.iter().all(|id| kept.contains(id)), "{acknowledged:?} in {kept:?}");
     assert_eq!(field(&connect(&rig).send(&message("A", "")).unwrap(), "MSA", 1), "AA");
 }
