@@ -100,9 +100,10 @@ impl Refs {
         while !value.is_char_boundary(end) {
             end -= 1;
         }
-        let entry = Ref { kind, value: value[..end].to_owned() };
-        if !entry.value.is_empty() && self.0.len() < MAX_REFS && !self.0.contains(&entry) {
-            self.0.push(entry);
+        let value = &value[..end];
+        let is_known = self.0.iter().any(|entry| entry.kind == kind && entry.value == value);
+        if !value.is_empty() && self.0.len() < MAX_REFS && !is_known {
+            self.0.push(Ref { kind, value: value.to_owned() });
         }
     }
 
