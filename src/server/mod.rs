@@ -3,7 +3,7 @@
 
 mod api;
 
-pub use api::{ChannelView, Content, DeliveryView, MessageView, Outcomes};
+pub use api::{ChannelView, Content, DeliveryView, LaneView, MessageView, Outcomes};
 
 use std::io;
 use std::net::SocketAddr;

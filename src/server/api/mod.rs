@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::engine::Engine;
 use crate::journal::JournalError;
 
-pub use channels::ChannelView;
+pub use channels::{ChannelView, LaneView};
 pub use messages::{Content, DeliveryView, MessageView, Outcomes};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
