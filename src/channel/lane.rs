@@ -12,6 +12,8 @@
 
 mod judge;
 mod status;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::pin::{Pin, pin};
