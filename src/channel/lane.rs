@@ -90,6 +90,11 @@ impl Lane {
             return;
         };
         let mut dispatcher = Dispatcher::new(self, spec, at);
+        // What a run before this one showed, which ended by a panic, says nothing of this one.
+        dispatcher.show(|status| {
+            let (destination, kind) = (std::mem::take(&mut status.destination), std::mem::take(&mut status.kind));
+            *status = LaneStatus { destination, kind, ..LaneStatus::default() };
+        });
         while !stop.is_cancelled() {
             let Err(error) = dispatcher.turn(&stop).await else { continue };
             error!(lane = %dispatcher.id, %error, "the journal does not answer; what it does not know as sent is sent again");

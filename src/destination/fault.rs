@@ -226,7 +226,8 @@ impl Rules {
             let (word, span) = (entry.name().to_owned(), entry.key.span());
             let is_status = |word: &str| word.len() == 3 && (300..600).contains(&word.parse().unwrap_or(0));
             let group = || format!("{}xx", &word[..1]);
-            if !faults.contains(&&*word) && !(is_status(&word) && faults.contains(&&*group())) {
+            let is_given = faults.contains(&&*word) || (is_status(&word) && faults.contains(&&*group()));
+            if !is_given {
                 if FAULTS.iter().any(|fault| fault.word == word) || is_status(&word) {
                     let help = Some(format!("its faults are {}", faults.join(", ")));
                     config::report(span, format!("a destination of kind `{kind}` never gives `{word}`"), "", help);
