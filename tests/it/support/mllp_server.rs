@@ -11,13 +11,13 @@ use super::mllp_client::{field, frame};
 pub struct MllpServer {
     address: SocketAddr,
     received: Arc<Mutex<Vec<String>>>,
-    code: Code,
+    code: Arc<Mutex<Answer>>,
     connections: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
 
 /// MSA-1 for an MSH-10; "CLOSE" closes the connection instead.
-type Code = Arc<Mutex<Box<dyn FnMut(&str) -> String + Send>>>;
+type Answer = Box<dyn FnMut(&str) -> String + Send>;
 
 impl MllpServer {
     pub fn start() -> MllpServer {
@@ -86,12 +86,7 @@ impl Drop for MllpServer {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
-    received: &Mutex<Vec<String>>,
-    code: &Mutex<Box<dyn FnMut(&str) -> String + Send>>,
-    stopped: &AtomicBool,
-) {
+fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<Answer>, stopped: &AtomicBool) {
     let mut pending = Vec::new();
     let mut buffer = [0; 65536];
     loop {
