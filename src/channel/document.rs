@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::retry::RetryKeys;
 use super::test::{self, TestSpec};
-use super::{ChannelSpec, DestinationSpec, Name, Retry, conflicts, output};
+use super::{ChannelSpec, DestinationSpec, Dispatch, Name, Retry, conflicts, output};
 use crate::action;
 use crate::config::{self, Entry, Table};
 use crate::destination;
@@ -294,12 +294,15 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let own_retry = table.take("retry").and_then(|entry| entry.into_table("retry")?.read::<RetryKeys>());
     let kinds: Vec<&str> = destination::KINDS.iter().map(|kind| kind.name).collect();
     let kind = kind_name(&mut table, "destination", &kinds);
-    let kind = destination::KINDS.iter().find(|known| Some(known.name) == kind.as_deref())?;
+    let kind = destination::KINDS.iter().find(|known| Some(known.name) == kind.as_deref());
+    let dispatch = Dispatch::take(&mut table, kind);
+    let kind = kind?;
     let mut values = table.clone();
     let config = (kind.parse)(table)?;
     let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
-    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, writes_to })
+    let dispatch = dispatch?;
+    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

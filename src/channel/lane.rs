@@ -1,40 +1,74 @@
-//! A lane: the queue before one destination. Sends in order, one delivery at a time; a delivery that waits for its retry holds
-//! back the ones behind it.
+//! A lane: the queue before one destination, and what sends it.
+//!
+//! Design constraints:
+//! - The journal's queue is the truth; the lane reads a bounded part of it ahead (`lane/window.rs`), so that a long queue costs
+//!   no memory and a restart is no special case.
+//! - Deliveries of one order leave one after the other: the next when the one before was sent or is a dead letter that holds
+//!   nobody up. A delivery that waits for its retry holds back its own order only.
+//! - A success is journaled while the next delivery is already on its way, [`UNSYNCED`] of them at most: after a crash no more
+//!   than these are sent again, in order and with the same identity. A failure is journaled before its order goes on.
+//! - A destination that is down is tried with one delivery at a time.
+//! - One task for the whole lane: at thousands of deliveries a second, waking another task for each costs more than sending it.
 
+mod judge;
+mod status;
+#[cfg(test)]
+mod tests;
+mod window;
+
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered, Stream, StreamExt};
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use super::{ChannelSpec, Name};
-use crate::destination::{Delivered, Destination, Disposition, SendError};
-use crate::journal::{Attempt, DeliveryState, Journal, JournalError, Lane as LaneId, Queued};
+use self::judge::{Policy, Verdict};
+pub use self::status::{HeldBy, LaneStatus};
+use self::window::{Gate, Window};
+use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
+use crate::destination::{Delivered, Destination, FaultClass, SendError};
+use crate::journal::{Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued};
 use crate::monitor::Counters;
 
-/// How long an attempt that is under way when the engine stops may still take.
+/// Attempts whose result may wait for its sync while the lane goes on: what a crash can repeat.
+const UNSYNCED: usize = 32;
+/// How long attempts that are under way when the engine stops may still take.
 const GRACE: Duration = Duration::from_secs(5);
-/// A lane looks at its queue at least so often, so that a retry by hand in a waiting lane is never overlooked for longer.
+/// A lane looks at its queue anew at least so often, so that nothing that was done by hand is overlooked for longer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// After an error of the journal that may pass, the lane tries again after so long.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// What was read longer ago is looked at once more before it is sent: somebody may have cancelled it.
+const FRESH: Duration = Duration::from_secs(1);
 
-/// What a lane is doing, for people.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LaneStatus {
-    /// The destination's name.
-    pub destination: String,
-    /// Its kind.
-    pub kind: String,
-    /// Why the last attempt failed; none after a success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// Whether the destination is unusable until somebody acts (authentication, host key, configuration).
-    pub paused: bool,
+/// Tells lanes that there is something to do.
+#[derive(Debug, Default)]
+pub(super) struct Wake {
+    notify: Notify,
+    queued: AtomicU64,
+    by_hand: AtomicU64,
+}
+
+impl Wake {
+    /// Deliveries were queued.
+    pub(super) fn queued(&self) {
+        self.queued.fetch_add(1, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    /// Somebody retried, cancelled or resent deliveries.
+    pub(super) fn by_hand(&self) {
+        self.by_hand.fetch_add(1, Ordering::Release);
+        self.notify.notify_waiters();
+    }
 }
 
 /// What a lane works with.
@@ -44,195 +78,444 @@ pub(super) struct Lane {
     pub(super) program: Arc<ArcSwap<ChannelSpec>>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) counters: Arc<Counters>,
-    /// Told when deliveries were queued or asked for by hand.
-    pub(super) wake: Arc<Notify>,
+    pub(super) wake: Arc<Wake>,
     pub(super) status: Arc<Mutex<LaneStatus>>,
 }
 
 impl Lane {
-    /// Sends until `stop`, until the destination is no longer in the channel, or until the journal fails.
+    /// Sends until `stop`, or until the journal fails. A new version of the channel file comes with new lanes.
     pub(super) async fn run(self, stop: CancellationToken) {
-        let channel = self.program.load().name.to_string();
-        let id = LaneId { channel, destination: self.destination.to_string() };
-        let mut connector = None;
-        let mut pauses = 0;
+        let spec = self.program.load_full();
+        let Some(at) = spec.destinations.iter().position(|destination| destination.name == self.destination) else {
+            return;
+        };
+        let mut dispatcher = Dispatcher::new(self, spec, at);
+        // What a run before this one showed, which ended by a panic, says nothing of this one.
+        dispatcher.show(|status| {
+            let (destination, kind) = (std::mem::take(&mut status.destination), std::mem::take(&mut status.kind));
+            *status = LaneStatus { destination, kind, ..LaneStatus::default() };
+        });
         while !stop.is_cancelled() {
-            let mut wake = std::pin::pin!(self.wake.notified());
-            wake.as_mut().enable();
-            let head = match self.journal.queue(&id, 0, 1) {
-                Ok(queued) => queued.into_iter().next(),
-                Err(error) => {
-                    error!(lane = %id, %error, "the queue cannot be read");
-                    if error.is_final() {
-                        return;
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(AFTER_ERROR) => continue,
-                        () = stop.cancelled() => return,
-                    }
-                }
-            };
-            let wait = head.as_ref().map_or(LONGEST_SLEEP, due_in);
-            if !wait.is_zero() {
-                tokio::select! {
-                    () = wake => {}
-                    () = tokio::time::sleep(wait.min(LONGEST_SLEEP)) => {}
-                    () = stop.cancelled() => return,
-                }
-                continue;
+            let Err(error) = dispatcher.turn(&stop).await else { continue };
+            error!(lane = %dispatcher.id, %error, "the journal does not answer; what it does not know as sent is sent again");
+            if error.is_final() {
+                return;
             }
-            let Some(queued) = head else { continue };
-            match self.attempt(&id, &mut connector, queued, &mut pauses, &stop).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    error!(lane = %id, %error, "an attempt cannot be journaled; it is repeated");
-                    if error.is_final() {
-                        return;
-                    }
-                    tokio::select! {
-                        () = tokio::time::sleep(AFTER_ERROR) => {}
-                        () = stop.cancelled() => return,
-                    }
-                }
+            tokio::select! {
+                () = tokio::time::sleep(AFTER_ERROR) => dispatcher.window.start_over(),
+                () = stop.cancelled() => {}
             }
         }
-    }
-
-    /// One attempt, journaled. False when the engine stopped meanwhile: the attempt then counts as not made, and is repeated.
-    async fn attempt(
-        &self,
-        id: &LaneId,
-        connector: &mut Option<Box<dyn Destination>>,
-        queued: Queued,
-        pauses: &mut u32,
-        stop: &CancellationToken,
-    ) -> Result<bool, JournalError> {
-        let started_at = Timestamp::now();
-        let clock = Instant::now();
-        let result = tokio::select! {
-            result = self.send(connector, &queued) => result,
-            () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => return Ok(false),
-        };
-        if result.as_ref().is_err_and(|error| error.disposition == Disposition::Pause) {
-            // Made anew for the next attempt: a password or key that was put right is read again.
-            *connector = None;
-        }
-        let duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let attempt = self.judge(
-            result,
-            &queued,
-            pauses,
-            Attempt {
-                started_at,
-                duration_ms,
-                state: DeliveryState::Sent,
-                next_at: None,
-                error: None,
-                counted: true,
-                holds: false,
-                response: None,
-            },
-        );
-        self.report(id, &queued, &attempt);
-        self.journal.attempted(queued.id, attempt).await?;
-        Ok(true)
-    }
-
-    async fn send(
-        &self,
-        connector: &mut Option<Box<dyn Destination>>,
-        queued: &Queued,
-    ) -> Result<Delivered, SendError> {
-        if connector.is_none() {
-            let spec = self.program.load_full();
-            let destination = spec.destinations.iter().find(|destination| destination.name == self.destination);
-            let destination =
-                destination.ok_or_else(|| SendError::pause("the channel file no longer has this destination"))?;
-            let built = destination.config.build(&spec.place(&self.destination)).await;
-            *connector = Some(built.map_err(|error| SendError::pause(error.to_string()))?);
-        }
-        let connector = connector.as_mut().expect("built above");
-        // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
-        let outgoing = self.journal.outgoing(&queued.id).map_err(|error| match error {
-            JournalError::Damaged { .. } => SendError::reject(error.to_string()),
-            error => SendError::pause(error.to_string()),
-        })?;
-        connector.send(&outgoing).await
-    }
-
-    /// What an attempt's result means for the delivery.
-    fn judge(
-        &self,
-        result: Result<Delivered, SendError>,
-        queued: &Queued,
-        pauses: &mut u32,
-        attempt: Attempt,
-    ) -> Attempt {
-        let error = match result {
-            Ok(delivered) => {
-                *pauses = 0;
-                return Attempt { response: delivered.response, ..attempt };
-            }
-            Err(error) => error,
-        };
-        let spec = self.program.load();
-        let retry =
-            spec.destinations.iter().find(|destination| destination.name == self.destination).map(|found| found.retry);
-        let retry = retry.unwrap_or_default();
-        let failures = match error.disposition {
-            Disposition::Pause => {
-                *pauses = pauses.saturating_add(1);
-                *pauses
-            }
-            _ => queued.attempts.saturating_add(1),
-        };
-        let given_up = match error.disposition {
-            Disposition::Reject => true,
-            Disposition::Retry => retry.is_exhausted(failures),
-            Disposition::Pause => false,
-        };
-        let attempt = Attempt {
-            error: Some(error.message),
-            response: error.response,
-            counted: error.disposition != Disposition::Pause,
-            ..attempt
-        };
-        if given_up {
-            return Attempt { state: DeliveryState::Dead, ..attempt };
-        }
-        let wait =
-            SignedDuration::try_from(retry.wait(failures, fastrand::f64())).unwrap_or(SignedDuration::from_secs(60));
-        let next_at = Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX);
-        Attempt { state: DeliveryState::Retrying, next_at: Some(next_at), ..attempt }
-    }
-
-    fn report(&self, id: &LaneId, queued: &Queued, attempt: &Attempt) {
-        let message = &queued.id.message;
-        let error = attempt.error.as_deref().unwrap_or_default();
-        match attempt.state {
-            DeliveryState::Sent => {
-                self.counters.sent.add_one();
-                info!(lane = %id, %message, duration_ms = attempt.duration_ms, "sent");
-            }
-            DeliveryState::Dead => {
-                self.counters.dead.add_one();
-                warn!(lane = %id, %message, error, "given up: the delivery is a dead letter");
-            }
-            _ => {
-                self.counters.retried.add_one();
-                let next_at = attempt.next_at.map(tracing::field::display);
-                warn!(lane = %id, %message, error, next_at, "an attempt failed");
-            }
-        }
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        status.error = attempt.error.clone();
-        status.paused = attempt.error.is_some() && !attempt.counted;
+        dispatcher.finish().await;
     }
 }
 
-/// How long until a delivery is due; nothing when it is.
-fn due_in(queued: &Queued) -> Duration {
-    let wait = queued.next_at.map_or(SignedDuration::ZERO, |at| at.duration_since(Timestamp::now()));
-    Duration::try_from(wait).unwrap_or(Duration::ZERO)
+/// A destination that takes nothing.
+struct Down {
+    since: Instant,
+    in_a_row: u32,
+    next_try: Timestamp,
+}
+
+type Connector = Option<Box<dyn Destination>>;
+
+/// An attempt that came to its end.
+struct Ended {
+    connector: Connector,
+    queued: Queued,
+    started_at: Timestamp,
+    began: Instant,
+    result: Result<Delivered, SendError>,
+}
+
+/// An attempt that the journal keeps, or not.
+struct Kept {
+    place: u64,
+    state: DeliveryState,
+    result: Result<(), JournalError>,
+}
+
+/// A lane at work.
+struct Dispatcher {
+    lane: Lane,
+    id: LaneId,
+    spec: Arc<ChannelSpec>,
+    /// Which of the destinations it is.
+    at: usize,
+    policy: Policy,
+    window: Window,
+    /// What the window does not know of yet.
+    seen: (u64, u64),
+    is_stale: bool,
+    looked_at: Option<Instant>,
+    holding: Vec<Holding>,
+    down: Option<Down>,
+    /// Whether the status shows an error.
+    shows_error: bool,
+    /// Those that are not in use: as many connections as deliveries may be under way at once.
+    connectors: Vec<Connector>,
+    attempts: FuturesUnordered<BoxFuture<'static, Ended>>,
+    journaling: FuturesOrdered<BoxFuture<'static, Kept>>,
+    /// The content of the delivery that is probably next.
+    ahead: Option<(u64, Outgoing)>,
+}
+
+impl Dispatcher {
+    fn new(lane: Lane, spec: Arc<ChannelSpec>, at: usize) -> Dispatcher {
+        let DestinationSpec { retry, dispatch, .. } = &spec.destinations[at];
+        let (parallel, keyed) = (dispatch.parallel, dispatch.order_by.is_some());
+        Dispatcher {
+            id: LaneId { channel: spec.name.to_string(), destination: lane.destination.to_string() },
+            policy: Policy { rules: dispatch.on.clone(), retry: *retry, on_poison: dispatch.on_poison },
+            window: Window::new(keyed, parallel),
+            connectors: (0..parallel).map(|_| None).collect(),
+            seen: (0, 0),
+            is_stale: false,
+            looked_at: None,
+            holding: Vec::new(),
+            down: None,
+            shows_error: false,
+            attempts: FuturesUnordered::new(),
+            journaling: FuturesOrdered::new(),
+            ahead: None,
+            lane,
+            spec,
+            at,
+        }
+    }
+
+    /// Begins what may leave now, then waits until something happens.
+    async fn turn(&mut self, stop: &CancellationToken) -> Result<(), JournalError> {
+        let wake = self.lane.wake.clone();
+        let mut woken = pin!(wake.notify.notified());
+        woken.as_mut().enable();
+        self.look()?;
+        self.dispatch()?;
+        // What was begun is on the wire, and what is to be journaled with the journal, before anything else is done.
+        if let Some(ended) = at_once(&mut self.attempts).await {
+            self.settle(ended);
+            return Ok(());
+        }
+        if let Some(kept) = at_once(&mut self.journaling).await {
+            return self.kept(kept);
+        }
+        self.look_ahead();
+        let (pause, is_behind) = (self.pause(), self.window.wants().is_some());
+        tokio::select! {
+            Some(ended) = self.attempts.next() => self.settle(ended),
+            Some(kept) = self.journaling.next() => self.kept(kept)?,
+            () = woken => {}
+            () = tokio::task::yield_now(), if is_behind => {}
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    /// Reads the queue on, or anew where somebody did something to it.
+    fn look(&mut self) -> Result<(), JournalError> {
+        let wake = &self.lane.wake;
+        let seen = (wake.queued.load(Ordering::Acquire), wake.by_hand.load(Ordering::Acquire));
+        if seen.0 != self.seen.0 {
+            self.window.queued();
+        }
+        self.is_stale |= seen.1 != self.seen.1;
+        self.seen = seen;
+        let since = self.looked_at.map_or(Duration::MAX, |looked_at| looked_at.elapsed());
+        if since >= LONGEST_SLEEP || (self.is_stale && since >= self.patience()) {
+            if let Some(down) = self.down.as_mut().filter(|_| self.is_stale) {
+                // A person who acts wants to see what happens.
+                down.next_try = Timestamp::now();
+            }
+            (self.looked_at, self.is_stale, self.ahead) = (Some(Instant::now()), false, None);
+            self.read_holding()?;
+            self.window.start_over();
+        }
+        if let Some((after, limit)) = self.window.wants() {
+            let found = self.lane.journal.queue(&self.id, after, limit)?;
+            self.window.read(limit, found, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// A window is read anew no more often than that: many commands one after the other are one.
+    fn patience(&self) -> Duration {
+        Duration::from_micros(100 * self.window.len() as u64)
+    }
+
+    fn read_holding(&mut self) -> Result<(), JournalError> {
+        let on_poison = self.policy.on_poison;
+        let holding = match on_poison {
+            OnPoison::DeadLetter => Vec::new(),
+            OnPoison::Block | OnPoison::HoldKey => self.lane.journal.holding(&self.id)?,
+        };
+        if holding != self.holding {
+            self.window.hold(&holding, on_poison);
+            self.show_holding(&holding);
+            self.holding = holding;
+        }
+        Ok(())
+    }
+
+    fn gate(&self) -> Gate {
+        self.down.as_ref().map_or(Gate::Open, |down| Gate::Probe(down.next_try))
+    }
+
+    /// Begins attempts at all that may leave now.
+    fn dispatch(&mut self) -> Result<(), JournalError> {
+        while self.journaling.len() < UNSYNCED {
+            let Some((queued, read_at)) = self.window.next(Timestamp::now(), self.gate()) else { break };
+            let place = queued.sequence;
+            if let Err(error) = self.begin(queued, read_at) {
+                self.window.back(place, None, Instant::now());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, mut queued: Queued, read_at: Instant) -> Result<(), JournalError> {
+        let place = queued.sequence;
+        if self.is_stale || read_at.elapsed() > FRESH {
+            let now = Timestamp::now();
+            match self.read_again(&queued)? {
+                Some(again) if again.next_at.is_none_or(|next_at| next_at <= now) => queued = again,
+                other => {
+                    self.window.back(place, other, Instant::now());
+                    return Ok(());
+                }
+            }
+        }
+        let ahead = self.ahead.take_if(|(ahead, _)| *ahead == place).map(|(_, outgoing)| outgoing);
+        let outgoing = ahead.map_or_else(|| self.lane.journal.outgoing(&queued.id), Ok);
+        let (started_at, began) = (Timestamp::now(), Instant::now());
+        let connector = self.connectors.pop().flatten();
+        match outgoing {
+            Ok(outgoing) => {
+                let (spec, at) = (self.spec.clone(), self.at);
+                self.attempts.push(Box::pin(async move {
+                    let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
+                    Ended { connector, queued, started_at, began, result }
+                }));
+                Ok(())
+            }
+            // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
+            Err(error @ JournalError::Damaged { .. }) => {
+                let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
+                self.settle(Ended { connector, queued, started_at, began, result });
+                Ok(())
+            }
+            Err(error) => {
+                self.connectors.push(connector);
+                Err(error)
+            }
+        }
+    }
+
+    /// The delivery as the journal has it now, if it still waits in its place.
+    fn read_again(&self, queued: &Queued) -> Result<Option<Queued>, JournalError> {
+        let found = self.lane.journal.queue(&self.id, queued.sequence.saturating_sub(1), 1)?;
+        Ok(found.into_iter().next().filter(|found| found.sequence == queued.sequence && found.id == queued.id))
+    }
+
+    /// Reads the content that is probably needed next while the peer is busy with this one.
+    fn look_ahead(&mut self) {
+        let Some(next) = self.window.peek().filter(|_| !self.attempts.is_empty()) else { return };
+        if self.ahead.as_ref().is_none_or(|(place, _)| *place != next.sequence) {
+            let outgoing = self.lane.journal.outgoing(&next.id).ok();
+            self.ahead = outgoing.map(|outgoing| (next.sequence, outgoing));
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let waits = self.is_stale.then(|| self.patience());
+        let is_full = self.journaling.len() >= UNSYNCED;
+        let due = self
+            .window
+            .next_due(self.gate())
+            .filter(|_| !is_full)
+            .map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
+        [waits, due].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    /// Judges an attempt and hands it to the journal.
+    fn settle(&mut self, ended: Ended) {
+        let Ended { connector, queued, started_at, began, result } = ended;
+        self.connectors.push(connector);
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let attempt = Attempt {
+            started_at,
+            duration_ms,
+            state: DeliveryState::Sent,
+            next_at: None,
+            error: None,
+            counted: true,
+            holds: false,
+            response: None,
+        };
+        let in_a_row = self.down.as_ref().map_or(0, |down| down.in_a_row);
+        let moment = (Timestamp::now(), fastrand::f64());
+        let verdict = self.policy.judge(result, &queued, attempt, in_a_row, moment);
+        self.report(&queued, &verdict, began);
+        let (place, state) = (queued.sequence, verdict.attempt.state);
+        if state == DeliveryState::Sent {
+            self.window.sent(place);
+        }
+        let journal = self.lane.journal.clone();
+        self.journaling.push_back(Box::pin(async move {
+            let result = journal.attempted(queued.id, verdict.attempt).await;
+            Kept { place, state, result }
+        }));
+    }
+
+    /// What the journal keeps now, or cannot.
+    fn kept(&mut self, kept: Kept) -> Result<(), JournalError> {
+        let Kept { place, state, result } = kept;
+        if state == DeliveryState::Sent {
+            self.window.settled(place);
+            return result;
+        }
+        // As the journal has it now: somebody may have cancelled it meanwhile.
+        let again = result.and_then(|()| self.lane.journal.queue(&self.id, place.saturating_sub(1), 1));
+        let again = again.and_then(|found| {
+            let found = found.into_iter().next().filter(|found| found.sequence == place);
+            if state == DeliveryState::Dead { self.read_holding().map(|()| found) } else { Ok(found) }
+        });
+        let (again, result) = again.map_or_else(|error| (None, Err(error)), |again| (again, Ok(())));
+        self.window.back(place, again, Instant::now());
+        result
+    }
+
+    /// Waits for what is under way, and until the journal has the results. What takes too long counts as not made.
+    async fn finish(mut self) {
+        let deadline = tokio::time::Instant::now() + GRACE;
+        while !self.attempts.is_empty() {
+            tokio::select! {
+                Some(ended) = self.attempts.next() => self.settle(ended),
+                Some(_) = self.journaling.next() => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        self.attempts.clear();
+        while let Some(kept) = self.journaling.next().await {
+            if let Err(error) = kept.result {
+                error!(lane = %self.id, %error, "an attempt cannot be journaled; it is repeated");
+            }
+        }
+    }
+}
+
+/// One attempt, on a connection that is made if there is none.
+async fn attempt(
+    mut connector: Connector,
+    spec: &ChannelSpec,
+    at: usize,
+    outgoing: &Outgoing,
+) -> (Connector, Result<Delivered, SendError>) {
+    if connector.is_none() {
+        let destination = &spec.destinations[at];
+        match destination.config.build(&spec.place(&destination.name)).await {
+            Ok(built) => connector = Some(built),
+            Err(error) => return (None, Err(SendError::new(FaultClass::Configuration, error.to_string()))),
+        }
+    }
+    let Some(destination) = &mut connector else {
+        return (None, Err(SendError::new(FaultClass::Internal, "there is no connection")));
+    };
+    let result = destination.send(outgoing).await;
+    (connector, result)
+}
+
+/// What a stream has now.
+async fn at_once<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    std::future::poll_fn(|context: &mut Context<'_>| match Pin::new(&mut *stream).poll_next(context) {
+        Poll::Ready(item) => Poll::Ready(item),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// What people see.
+impl Dispatcher {
+    fn show(&self, change: impl FnOnce(&mut LaneStatus)) {
+        change(&mut self.lane.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn report(&mut self, queued: &Queued, verdict: &Verdict, began: Instant) {
+        let (lane, message) = (&self.id, queued.id.message);
+        let Verdict { attempt, down_until, pauses } = verdict;
+        let error = attempt.error.as_deref().unwrap_or_default();
+        match attempt.state {
+            DeliveryState::Sent => {
+                self.lane.counters.sent.add_one();
+                debug!(%lane, %message, duration_ms = attempt.duration_ms, "sent");
+            }
+            DeliveryState::Dead => {
+                self.lane.counters.dead.add_one();
+                let holds =
+                    if attempt.holds { "; what comes after it waits until it is retried or cancelled" } else { "" };
+                warn!(%lane, %message, error, "given up: the delivery is a dead letter{holds}");
+            }
+            _ => {
+                self.lane.counters.retried.add_one();
+                let next_at = attempt.next_at.map(tracing::field::display);
+                if queued.attempts == 0 && down_until.is_none() {
+                    warn!(%lane, %message, error, next_at, "an attempt failed; it is repeated");
+                } else {
+                    debug!(%lane, %message, error, next_at, "an attempt failed; it is repeated");
+                }
+            }
+        }
+        match (down_until, &mut self.down) {
+            (Some(next_try), None) => {
+                warn!(%lane, error, paused = pauses, "the destination is down; one message at a time tries it");
+                self.down = Some(Down { since: Instant::now(), in_a_row: 1, next_try: *next_try });
+            }
+            // One that had left before it was known to be down says nothing new.
+            (Some(next_try), Some(down)) if began >= down.since => {
+                (down.in_a_row, down.next_try) = (down.in_a_row.saturating_add(1), *next_try);
+            }
+            (Some(_), Some(_)) => {}
+            (None, Some(down)) => {
+                info!(%lane, seconds = down.since.elapsed().as_secs(), "the destination answers again");
+                self.down = None;
+            }
+            (None, None) => {}
+        }
+        if *pauses {
+            // Made anew for the next attempt: a password or key that was put right is read again.
+            self.connectors.iter_mut().for_each(|connector| *connector = None);
+        }
+        self.show_attempt(attempt, *pauses);
+    }
+
+    fn show_attempt(&mut self, attempt: &Attempt, pauses: bool) {
+        if attempt.error.is_none() && !self.shows_error {
+            return;
+        }
+        self.shows_error = attempt.error.is_some();
+        let next_try = self.down.as_ref().map(|down| down.next_try);
+        self.show(|status| {
+            status.error = attempt.error.clone();
+            status.paused = pauses;
+            status.down_since = next_try.and(status.down_since.or_else(|| Some(Timestamp::now())));
+            status.next_try = next_try.or(attempt.next_at);
+        });
+    }
+
+    fn show_holding(&self, holding: &[Holding]) {
+        let shown = |holding: &Holding| {
+            let story = self.lane.journal.story(holding.id.message).ok().flatten();
+            let deliveries = story.into_iter().flat_map(|story| story.summary.deliveries);
+            let mut ours = deliveries.filter(|delivery| delivery.destination == self.id.destination);
+            HeldBy { message: holding.id.message, since: ours.next().and_then(|delivery| delivery.finished_at) }
+        };
+        let blocks = |holding: &&Holding| self.policy.on_poison == OnPoison::Block || holding.key.is_none();
+        let blocked_by = holding.iter().find(blocks).map(shown);
+        let held: Vec<&Holding> = holding.iter().filter(|holding| !blocks(holding)).collect();
+        let held_by: Vec<HeldBy> = held.iter().take(status::SHOWN).map(|holding| shown(holding)).collect();
+        self.show(|status| {
+            (status.blocked_by, status.held_by, status.held_keys) = (blocked_by, held_by, held.len());
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! A channel: one file that says where messages come in, what becomes of them and where they go.
 
 mod conflicts;
+mod dispatch;
 mod document;
 mod lane;
 mod output;
@@ -11,8 +12,9 @@ mod spec;
 pub mod test;
 mod worker;
 
+pub use dispatch::{Dispatch, OnPoison};
 pub use document::{Set, check_tests, load_folder, load_folder_beside, load_paths, parse};
-pub use lane::LaneStatus;
+pub use lane::{HeldBy, LaneStatus};
 pub use retry::Retry;
 pub(crate) use runtime::Opened;
 pub use runtime::{Channel, ChannelContext, State};

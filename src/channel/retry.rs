@@ -9,7 +9,8 @@ use toml::Spanned;
 use crate::config::{self, Duration};
 
 /// `retry = { attempts = 10, first = "5s", longest = "10m" }`: exponential backoff with full jitter: before attempt n+1 the
-/// delivery waits a random time between nothing and `first` × 2ⁿ⁻¹, at most `longest`.
+/// delivery waits a random time between nothing and `first` × 2ⁿ⁻¹, at most `longest`. `max_age = "72h"`: what is older is given
+/// up when it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retry {
     /// After so many tries the delivery is a dead letter; none means that it is tried for ever.
@@ -18,11 +19,14 @@ pub struct Retry {
     pub first: Duration,
     /// Upper bound of every wait.
     pub longest: Duration,
+    /// A delivery that fails when its message was received longer ago than this is a dead letter, whatever kept it waiting; none
+    /// means that it may grow old.
+    pub max_age: Option<Duration>,
 }
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry { attempts: None, first: Duration::from_secs(10), longest: Duration::from_secs(300) }
+        Retry { attempts: None, first: Duration::from_secs(10), longest: Duration::from_secs(300), max_age: None }
     }
 }
 
@@ -38,6 +42,11 @@ pub(super) struct RetryKeys {
     first: Option<Spanned<Duration>>,
     /// Upper bound of every wait. Default "5m".
     longest: Option<Duration>,
+    /// A delivery that fails when its message was received longer ago than this is a dead letter. Also the time counts in which
+    /// the destination was paused or others were in front; the last try is made when the age is reached. Not given: it may grow
+    /// old.
+    #[schemars(with = "Option<Duration>")]
+    max_age: Option<Spanned<Duration>>,
 }
 
 impl RetryKeys {
@@ -52,7 +61,12 @@ impl RetryKeys {
         if let Some(given) = self.first.as_ref().filter(|_| first > longest) {
             config::report(given.span(), format!("`retry.first` is longer than `retry.longest` ({longest})"), "", None);
         }
-        Retry { attempts: self.attempts.map(Spanned::into_inner).or(base.attempts), first, longest }
+        if let Some(age) = self.max_age.as_ref().filter(|age| age.get_ref().get().is_zero()) {
+            let help = "leave `max_age` out where a delivery may grow old, or write as in \"72h\"".to_owned();
+            config::report(age.span(), "`retry.max_age` must be longer than nothing", "", Some(help));
+        }
+        let attempts = self.attempts.map(Spanned::into_inner).or(base.attempts);
+        Retry { attempts, first, longest, max_age: self.max_age.map(Spanned::into_inner).or(base.max_age) }
     }
 }
 
@@ -80,7 +94,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let retry = Retry { attempts: Some(3), first: Duration::from_secs(5), longest: Duration::from_secs(60) };
+        let (first, longest) = (Duration::from_secs(5), Duration::from_secs(60));
+        let retry = Retry { attempts: Some(3), first, longest, max_age: None };
         for (failures, seconds) in [(1, 5), (2, 10), (3, 20), (4, 40), (5, 60), (99, 60), (u32::MAX, 60)] {
             assert_eq!(retry.wait(failures, 1.0), StdDuration::from_secs(seconds), "{failures}");
             assert_eq!(retry.wait(failures, 0.0), StdDuration::ZERO);

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::lane::{Lane, LaneStatus};
+use super::lane::{Lane, LaneStatus, Wake};
 use super::worker::Worker;
 use super::{ChannelSpec, Name};
 use crate::config::BuildError;
@@ -102,7 +102,7 @@ pub struct Channel {
     program: Arc<ArcSwap<ChannelSpec>>,
     counters: Arc<Counters>,
     wake_worker: Arc<Notify>,
-    wake_lanes: Arc<Notify>,
+    wake_lanes: Arc<Wake>,
     lane_status: Mutex<BTreeMap<Name, Arc<Mutex<LaneStatus>>>>,
     state: Arc<Mutex<State>>,
     listens_on: Arc<Mutex<Option<SocketAddr>>>,
@@ -159,10 +159,16 @@ impl Channel {
         spec.destinations.iter().filter_map(|destination| of(&destination.name)).collect()
     }
 
-    /// Tells the worker that a message waits, and the lanes that a delivery does.
-    pub fn wake(&self) {
+    /// Tells the worker that a message waits.
+    pub fn wake_worker(&self) {
         self.wake_worker.notify_one();
-        self.wake_lanes.notify_waiters();
+    }
+
+    /// Tells the worker that a message may wait, and the lanes that somebody did something to their deliveries: they look at
+    /// their queues anew.
+    pub fn wake(&self) {
+        self.wake_worker();
+        self.wake_lanes.by_hand();
     }
 
     fn set_state(&self, state: State) {

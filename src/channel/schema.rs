@@ -3,10 +3,12 @@
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
+use super::dispatch::DispatchKeys;
 use super::document::Head;
 use super::retry::RetryKeys;
 use super::test::TestKeys;
 use crate::config::schema_generator;
+use crate::destination::{Disposition, FAULTS};
 use crate::expr::Expression;
 use crate::{destination, source, transformer};
 
@@ -72,12 +74,35 @@ fn destinations() -> Value {
     more.insert("when".into(), expression("Only messages for which this is true go here."));
     more.insert("transformer".into(), steps());
     more.insert("retry".into(), value_of(schema_generator().into_root_schema_for::<RetryKeys>()));
-    let kinds = destination::KINDS.iter().map(|kind| connector(kind.name, kind.summary, kind.schema, &more));
+    let dispatch = value_of(schema_generator().into_root_schema_for::<DispatchKeys>());
+    more.extend(dispatch["properties"].as_object().cloned().unwrap_or_default());
+    let kinds = destination::KINDS.iter().map(|kind| {
+        more.insert("on".into(), rules(kind.faults));
+        connector(kind.name, kind.summary, kind.schema, &more)
+    });
     json!({
         "type": "object",
         "description": "Where messages go: one table for each destination, under its name.",
         "minProperties": 1,
         "additionalProperties": { "oneOf": kinds.collect::<Vec<_>>() },
+    })
+}
+
+/// What may stand in the `on` table of a destination that can bring forth these faults.
+fn rules(faults: &[&str]) -> Value {
+    let known = FAULTS.iter().filter(|fault| faults.contains(&fault.word));
+    let properties: Map<String, Value> = known
+        .map(|fault| {
+            let description = format!("When {}. Default \"{}\".", fault.what, fault.then.as_str());
+            (fault.word.to_owned(), json!({ "enum": Disposition::words(), "description": description }))
+        })
+        .collect();
+    json!({
+        "type": "object",
+        "description": "What becomes of a delivery after which fault: \"sent\" (it counts as sent), \"retry\", \"dead\" (dead \
+                        letter at once), \"pause\" (tried again without counting attempts).",
+        "properties": properties,
+        "additionalProperties": false,
     })
 }
 

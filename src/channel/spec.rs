@@ -11,8 +11,8 @@ use crate::expr::Expression;
 use crate::source::SourceConfig;
 use crate::transformer::Transformer;
 
-use super::Retry;
 use super::test::TestSpec;
+use super::{Dispatch, Retry};
 
 /// A channel's or a destination's name: letters, digits, `-`, `_` and `.`, at most 64.
 pub type Name = Arc<str>;
@@ -84,6 +84,8 @@ pub struct DestinationSpec {
     pub transformer: Transformer,
     /// When a failed delivery is tried again.
     pub retry: Retry,
+    /// In which order its deliveries leave, and what a fault or a dead letter means.
+    pub dispatch: Dispatch,
     /// The folder of this machine that it writes to, as the file says it and with its place.
     pub writes_to: Option<toml::Spanned<String>>,
 }

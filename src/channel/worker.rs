@@ -12,10 +12,11 @@ use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::lane::Wake;
 use super::{ChannelSpec, DestinationSpec};
 use crate::expr::{ExprError, Scope};
 use crate::hl7;
-use crate::journal::{Journal, JournalError, NewDelivery, Transformed, Untransformed};
+use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Transformed, Untransformed};
 use crate::message::{Message, MessageId, Meta};
 use crate::monitor::Counters;
 use crate::transformer::Outcome;
@@ -64,19 +65,24 @@ fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelive
         error,
     };
     let expression = |error: ExprError| errored(&error.place, error.message);
-    let delivery = |outgoing| NewDelivery { destination: destination.name.to_string(), outgoing, key: None };
+    let delivery = |outgoing, key| NewDelivery { destination: destination.name.to_string(), outgoing, key };
     if let Some(when) = &destination.when
         && !when.is_true(&Scope::new(message)).map_err(expression)?
     {
-        return Ok(delivery(None));
+        return Ok(delivery(None, None));
     }
     let mut message = message.clone();
     match destination.transformer.run(&mut message) {
         Outcome::Through => {}
-        Outcome::Filtered { .. } => return Ok(delivery(None)),
+        Outcome::Filtered { .. } => return Ok(delivery(None, None)),
         Outcome::Failed { place, error } => return Err(errored(&place, error.to_string())),
     }
-    destination.config.prepare(&message).map(|outgoing| delivery(Some(outgoing))).map_err(expression)
+    let outgoing = destination.config.prepare(&message).map_err(expression)?;
+    let key = match &destination.dispatch.order_by {
+        Some(order_by) => Some(order_by.eval(&Scope::new(&message)).map_err(expression)?.to_string()),
+        None => None,
+    };
+    Ok(delivery(Some(outgoing), key.as_deref().map(OrderKey::of)))
 }
 
 /// What a worker works with.
@@ -88,7 +94,7 @@ pub(super) struct Worker {
     /// Told by the source that a message waits.
     pub(super) wake: Arc<Notify>,
     /// Told when deliveries were queued.
-    pub(super) lanes: Arc<Notify>,
+    pub(super) lanes: Arc<Wake>,
 }
 
 impl Worker {
@@ -133,7 +139,7 @@ impl Worker {
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        self.lanes.notify_waiters();
+        self.lanes.queued();
         Ok(count)
     }
 

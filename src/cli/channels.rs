@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::client::Client;
 use super::{ExitCode, OutputFormat, print_json, print_line};
-use crate::channel::State;
-use crate::server::ChannelView;
+use crate::channel::{HeldBy, State};
+use crate::server::{ChannelView, LaneView};
 
 #[derive(Debug, Args)]
 pub(super) struct Channels {
@@ -111,15 +111,33 @@ fn show(view: &ChannelView) {
         counters.retried,
         counters.dead
     ));
-    for lane in &view.lanes {
-        let mut line =
-            format!("    -> {} ({}): {} waiting", lane.status.destination, lane.status.kind, lane.depth.waiting);
-        if let Some(oldest) = lane.depth.oldest {
-            line += &format!(", the oldest since {oldest}");
-        }
-        if let Some(error) = &lane.status.error {
-            line += &format!("; {}{error}", if lane.status.paused { "paused: " } else { "" });
-        }
-        print_line(&line);
+    view.lanes.iter().for_each(|lane| print_line(&shown(lane)));
+}
+
+/// A lane in one line: how much waits, and for what.
+fn shown(lane: &LaneView) -> String {
+    let LaneView { status, depth } = lane;
+    let mut line = format!("    -> {} ({}): {} waiting", status.destination, status.kind, depth.waiting);
+    if let Some(oldest) = depth.oldest {
+        line += &format!(", the oldest since {oldest}");
     }
+    let since = |held: &HeldBy| held.since.map_or(String::new(), |since| format!(" since {since}"));
+    if let Some(held) = &status.blocked_by {
+        line += &format!("; blocked by the dead letter {}{}: retry or cancel it", held.message, since(held));
+    }
+    if let Some(held) = status.held_by.first() {
+        let keys = if status.held_keys == 1 { "key is" } else { "keys are" };
+        let (count, message) = (status.held_keys, held.message);
+        line += &format!("; {count} {keys} held by dead letters, first {message}{}: retry or cancel it", since(held));
+    }
+    if let Some(since) = &status.down_since {
+        line += &format!("; {} since {since}", if status.paused { "paused" } else { "down" });
+    }
+    if let Some(next_try) = &status.next_try {
+        line += &format!("; next try {next_try}");
+    }
+    if let Some(error) = &status.error {
+        line += &format!("; {}{error}", if status.paused && status.down_since.is_none() { "paused: " } else { "" });
+    }
+    line
 }

@@ -1,14 +1,16 @@
 //! `file`: writes each message to a file of its own, under a temporary name first.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
+use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
 use crate::config::{BuildError, Place, Table};
 use crate::expr::{ExprError, FileNameTemplate, PathTemplate, Scope};
 use crate::journal::Outgoing;
@@ -19,6 +21,7 @@ pub(super) const KIND: DestinationKind = DestinationKind {
     summary: "Writes each message to a file: whole and synced, under a temporary name first, never over another file.",
     example: "type = \"file\"\ndirectory = \"../archive\"\nfile_name = \"{{ meta.id }}.hl7\"\n",
     schema: |generator| generator.subschema_for::<FileConfig>(),
+    faults: &["folder", "permission", "full", "disk", "conflict"],
     parse: |table: Table<'_>| {
         table
             .read_with_more::<FileConfig>(super::COMMON_KEYS)
@@ -64,7 +67,7 @@ impl Destination for Folder {
         let (folder, name, content) =
             (self.base.join(property("directory")), property("file_name"), outgoing.content.clone());
         let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
-        let response = written.map_err(|_| SendError::retry("the file writer ended early"))??;
+        let response = written.map_err(|_| SendError::new(FaultClass::Internal, "the file writer ended early"))??;
         Ok(Delivered { response: Some(Bytes::from(response)) })
     }
 }
@@ -72,12 +75,16 @@ impl Destination for Folder {
 fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError> {
     let path = folder.join(name);
     // A path made from a message may hold a patient's name: it may stand in the journal, never in an error.
-    let failed = |action: &str, error: &io::Error| SendError::retry(format!("{action}: {}", error.kind()));
+    let failed = |action: &str, error: &io::Error| {
+        SendError::new(FaultClass::of_file(error), format!("{action}: {}", error.kind()))
+    };
     std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of the file", &error))?;
     if already_there(&path, content)? {
         return Ok(format!("{} is there already, with the same content", path.display()));
     }
     let temporary = folder.join(format!(".{name}.part"));
+    let _ours = Ours::take(&temporary)
+        .ok_or_else(|| SendError::new(FaultClass::Disk, "another message is just being written under the same name"))?;
     let result = write_synced(&temporary, content).and_then(|()| std::fs::hard_link(&temporary, &path));
     let _ = std::fs::remove_file(&temporary);
     match result {
@@ -92,6 +99,24 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError>
         .and_then(|folder| folder.sync_all())
         .map_err(|error| failed("syncing the folder of the file", &error))?;
     Ok(format!("{} written, {} bytes", path.display(), content.len()))
+}
+
+/// A temporary name that nobody else in this process uses meanwhile: deliveries of different orders are written side by side.
+struct Ours(PathBuf);
+
+static IN_USE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl Ours {
+    fn take(path: &Path) -> Option<Ours> {
+        let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+        in_use.insert(path.to_owned()).then(|| Ours(path.to_owned()))
+    }
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        IN_USE.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
 }
 
 fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -109,19 +134,22 @@ fn already_there(path: &Path, content: &[u8]) -> Result<bool, SendError> {
             if same {
                 return Ok(true);
             }
-            Err(SendError::reject(
+            Err(SendError::new(
+                FaultClass::Conflict,
                 "the file is there already, with another content: it is left as it is; give the message another `file_name` or move that file away",
             ))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(SendError::retry(format!("looking at the file: {}", error.kind()))),
+        Err(error) => {
+            let message = format!("looking at the file: {}", error.kind());
+            Err(SendError::new(FaultClass::of_file(&error), message))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::destination::Disposition;
 
     #[test]
     fn a_file_is_written_whole_once_and_never_over_another() {
@@ -132,11 +160,21 @@ mod tests {
         }
         let error = write(&inner, "m.hl7", b"MSH|2").expect_err("a conflict");
         assert!(!format!("{error:?} {error}").contains("m.hl7"), "{error}");
-        assert_eq!(error.disposition, Disposition::Reject);
+        assert_eq!(error.class, FaultClass::Conflict);
         assert_eq!(std::fs::read(inner.join("m.hl7")).expect("there"), b"MSH|1");
         let names: Vec<_> =
             std::fs::read_dir(&inner).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
         assert_eq!(names, ["m.hl7"], "no temporary file is left");
+    }
+
+    #[test]
+    fn two_messages_of_one_name_are_not_written_into_one_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ours = Ours::take(&folder.path().join(".m.hl7.part")).expect("free");
+        let error = write(folder.path(), "m.hl7", b"MSH|1").expect_err("taken");
+        assert_eq!(error.class, FaultClass::Disk);
+        drop(ours);
+        write(folder.path(), "m.hl7", b"MSH|1").expect("written");
     }
 
     #[test]
@@ -146,6 +184,6 @@ mod tests {
         let error = write(&folder.path().join("file/Doe"), "Jane", b"").expect_err("not a folder");
         let shown = format!("{error:?} {error}");
         assert!(!shown.contains("Doe") && !shown.contains("Jane"), "{shown}");
-        assert_eq!(error.disposition, Disposition::Retry);
+        assert_eq!(error.class, FaultClass::Folder);
     }
 }

@@ -1,15 +1,15 @@
 //! `mllp`: HL7 v2 messages over TCP, one at a time: the next leaves when this one is acknowledged.
 //!
-//! One connection is kept open. What a peer does decides as follows:
+//! One connection is kept open. What a peer does decides as follows, where the destination's `on` says nothing else:
 //!
-//! | the peer | the delivery |
-//! |---|---|
-//! | AA, CA with our MSH-10 in MSA-2 | sent |
-//! | AE, CE | tried again |
-//! | AR, CR | dead letter |
-//! | another MSA-2, another code, no MSA, no HL7, an empty frame | tried again on a new connection |
-//! | no acknowledgement in time; connection refused, reset or closed | tried again on a new connection |
-//! | its name is unknown; it speaks HTTP, TLS or SSH | the destination pauses |
+//! | the peer | class | the delivery |
+//! |---|---|---|
+//! | AA, CA with our MSH-10 in MSA-2 | | sent |
+//! | AE, CE | `AE`, `CE` | tried again |
+//! | AR, CR | `AR`, `CR` | dead letter |
+//! | another MSA-2, another code, no MSA, no HL7, an empty frame | `answer` | tried again on a new connection |
+//! | no acknowledgement in time; connection refused, reset or closed | `timeout`, `refused`, `reset` | tried again on a new connection |
+//! | its name is unknown; it speaks HTTP, TLS or SSH | `dns`, `protocol` | the destination pauses |
 //!
 //! CA is final also where the message's own MSH-16 asks for an application acknowledgement: CA says that the peer keeps the
 //! message safe, so sending it again would be wrong whatever comes later. An application acknowledgement that does come on this
@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tracing::debug;
 
 use self::connection::{Acknowledgement, Connection, Fault};
-use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
+use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
 use crate::config::{BuildError, Duration, HostPort, Place, Table, time_limit};
 use crate::expr::ExprError;
 use crate::hl7::{AckCode, Header};
@@ -37,6 +37,7 @@ pub(super) const KIND: DestinationKind = DestinationKind {
     summary: "Sends each HL7 v2 message over MLLP and waits for its acknowledgement.",
     example: "type = \"mllp\"\naddress = \"mirth.hospital.example:6661\"\n",
     schema: |generator| generator.subschema_for::<Mllp>(),
+    faults: &["refused", "reset", "timeout", "dns", "protocol", "answer", "AE", "CE", "AR", "CR", "content"],
     parse: |table: Table<'_>| {
         table.read_with_more::<Mllp>(super::COMMON_KEYS).map(|config| Box::new(config) as Box<dyn DestinationConfig>)
     },
@@ -106,9 +107,10 @@ struct Sender {
 impl Destination for Sender {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
         // These bytes were checked by `prepare`; they may have been edited by hand since.
-        let frame = mllp::encode(&outgoing.content).map_err(|error| SendError::reject(error.to_string()))?;
+        let frame =
+            mllp::encode(&outgoing.content).map_err(|error| SendError::new(FaultClass::Content, error.to_string()))?;
         let header = Header::scan(&outgoing.content)
-            .ok_or_else(|| SendError::reject("the message does not start with an MSH segment"))?;
+            .ok_or_else(|| SendError::new(FaultClass::Content, "the message does not start with an MSH segment"))?;
         let kept = self.connection.take().and_then(|mut connection| connection.is_usable().then_some(connection));
         let (mut connection, kept) = match kept {
             Some(connection) => (connection, true),
@@ -130,11 +132,14 @@ impl Destination for Sender {
             Some(error) => format!("{} answered {code}, error {error}", self.options.address),
             None => format!("{} answered {code}", self.options.address),
         };
-        match code {
-            AckCode::AA | AckCode::CA => Ok(Delivered { response: Some(response) }),
-            AckCode::AE | AckCode::CE => Err(SendError::retry(said).with_response(response)),
-            AckCode::AR | AckCode::CR => Err(SendError::reject(said).with_response(response)),
-        }
+        let class = match code {
+            AckCode::AA | AckCode::CA => return Ok(Delivered { response: Some(response) }),
+            AckCode::AE => FaultClass::Ae,
+            AckCode::CE => FaultClass::Ce,
+            AckCode::AR => FaultClass::Ar,
+            AckCode::CR => FaultClass::Cr,
+        };
+        Err(SendError::new(class, said).with_response(response))
     }
 }
 
@@ -156,33 +161,42 @@ impl Sender {
     /// A fault in words, with what it means for the delivery.
     fn describe(&self, fault: Fault) -> SendError {
         let Mllp { address, connect_timeout, ack_timeout } = &self.options;
-        match fault {
-            Fault::NoSuchName(error) => SendError::pause(format!("{address}: the name cannot be resolved: {error}")),
-            Fault::NotConnected(error) => SendError::retry(format!("{address}: cannot connect: {error}")),
-            Fault::ConnectTimeout => SendError::retry(format!("{address}: no connection within {connect_timeout}")),
+        let (class, said) = match fault {
+            Fault::NoSuchName(error) => (FaultClass::Dns, format!("{address}: the name cannot be resolved: {error}")),
+            Fault::NotConnected(error) => {
+                (FaultClass::of_connecting(&error), format!("{address}: cannot connect: {error}"))
+            }
+            Fault::ConnectTimeout => {
+                (FaultClass::Timeout, format!("{address}: no connection within {connect_timeout}"))
+            }
             Fault::Closed { error: Some(error) } => {
-                SendError::retry(format!("{address}: the connection was lost before the acknowledgement: {error}"))
+                (FaultClass::Reset, format!("{address}: the connection was lost before the acknowledgement: {error}"))
             }
             Fault::Closed { error: None } => {
-                SendError::retry(format!("{address}: the peer closed the connection before it acknowledged"))
+                (FaultClass::Reset, format!("{address}: the peer closed the connection before it acknowledged"))
             }
             Fault::WriteTimeout => {
-                SendError::retry(format!("{address}: the message was not taken within {ack_timeout}"))
+                (FaultClass::Timeout, format!("{address}: the message was not taken within {ack_timeout}"))
             }
             Fault::AckTimeout { junk: 0 } => {
-                SendError::retry(format!("{address}: no acknowledgement within {ack_timeout}"))
+                (FaultClass::Timeout, format!("{address}: no acknowledgement within {ack_timeout}"))
             }
-            Fault::AckTimeout { junk } => SendError::retry(format!(
-                "{address}: no acknowledgement within {ack_timeout}, only {junk} bytes that are no MLLP frame"
-            )),
+            Fault::AckTimeout { junk } => (
+                FaultClass::Timeout,
+                format!("{address}: no acknowledgement within {ack_timeout}, only {junk} bytes that are no MLLP frame"),
+            ),
             Fault::BadAck { what, response } => {
-                let error = SendError::retry(format!("{address}: {what}"));
-                if response.is_empty() { error } else { error.with_response(response) }
+                let error = SendError::new(FaultClass::Answer, format!("{address}: {what}"));
+                return if response.is_empty() { error } else { error.with_response(response) };
             }
-            Fault::WrongProtocol(protocol) => SendError::pause(format!(
-                "{address} speaks {protocol}, not MLLP: look at address and port{}",
-                if protocol == mllp::Protocol::Tls { " (TLS is not available in this version)" } else { "" }
-            )),
-        }
+            Fault::WrongProtocol(protocol) => (
+                FaultClass::Protocol,
+                format!(
+                    "{address} speaks {protocol}, not MLLP: look at address and port{}",
+                    if protocol == mllp::Protocol::Tls { " (TLS is not available in this version)" } else { "" }
+                ),
+            ),
+        };
+        SendError::new(class, said)
     }
 }

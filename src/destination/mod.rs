@@ -1,7 +1,7 @@
 //! Destinations: where messages go.
 //!
 //! A destination speaks its protocol and nothing else: one delivery, one attempt. Retry, order, counters and the journal belong
-//! to the lane (`channel/lane.rs`). What is sent is fixed by [`DestinationConfig::prepare`] before the first attempt and kept in
+//! to the lane (`channel/lane.rs`); what becomes of a fault is data (`fault.rs`). What is sent is fixed by [`DestinationConfig::prepare`] before the first attempt and kept in
 //! the journal, so that every attempt, also one after a crash, sends the same bytes under the same name.
 
 use std::fmt;
@@ -16,11 +16,15 @@ use crate::journal::Outgoing;
 use crate::message::Message;
 
 /// Keys that every destination has beside its own, for "did you mean".
-pub(crate) const COMMON_KEYS: &[&str] = &["type", "when", "transformer", "retry"];
+pub(crate) const COMMON_KEYS: &[&str] =
+    &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
 
+mod fault;
 mod file;
 mod mllp;
 mod sftp;
+
+pub use fault::{Disposition, FAULTS, Fault, FaultClass, Rules, SendError};
 
 /// A kind of destination: everything about it that others need is derived from this.
 pub struct DestinationKind {
@@ -32,6 +36,8 @@ pub struct DestinationKind {
     pub example: &'static str,
     /// The JSON Schema of its options.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// The faults that it can bring forth, by their words in [`FAULTS`]: those that its `on` table may name.
+    pub faults: &'static [&'static str],
     /// Reads its options.
     pub parse: fn(Table<'_>) -> Option<Box<dyn DestinationConfig>>,
 }
@@ -68,57 +74,3 @@ pub struct Delivered {
     /// What it answered.
     pub response: Option<Bytes>,
 }
-
-/// What a failed attempt means for the delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disposition {
-    /// Try again later; counts as an attempt.
-    Retry,
-    /// Never try this one again by itself: dead letter.
-    Reject,
-    /// The destination itself is unusable until a human acts (authentication, host key, configuration): try again later, the
-    /// attempt does not count.
-    Pause,
-}
-
-/// An attempt that failed. The text is shown to people and never holds content.
-#[derive(Debug)]
-pub struct SendError {
-    /// What it means for the delivery.
-    pub disposition: Disposition,
-    /// What happened and, where there is something to do, what to do.
-    pub message: String,
-    /// What the peer answered, if it did.
-    pub response: Option<Bytes>,
-}
-
-impl SendError {
-    /// An attempt that may work later.
-    pub fn retry(message: impl Into<String>) -> SendError {
-        SendError { disposition: Disposition::Retry, message: message.into(), response: None }
-    }
-
-    /// An attempt that will never work.
-    pub fn reject(message: impl Into<String>) -> SendError {
-        SendError { disposition: Disposition::Reject, message: message.into(), response: None }
-    }
-
-    /// The destination is unusable until somebody acts.
-    pub fn pause(message: impl Into<String>) -> SendError {
-        SendError { disposition: Disposition::Pause, message: message.into(), response: None }
-    }
-
-    /// The same, with what the peer answered.
-    pub fn with_response(mut self, response: Bytes) -> SendError {
-        self.response = Some(response);
-        self
-    }
-}
-
-impl fmt::Display for SendError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for SendError {}

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::task::AbortHandle;
 
-use super::{Delivered, Destination, DestinationConfig, DestinationKind, SendError};
+use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
 use crate::config::{BuildError, Duration, Place, Secret, Table, report};
 use crate::expr::{ExprError, FileNameTemplate, PathTemplate, Scope};
 use crate::journal::Outgoing;
@@ -33,6 +33,20 @@ directory = "orders/in"
 file_name = "{{ meta.id }}.hl7"
 "#,
     schema: |generator| generator.subschema_for::<Options>(),
+    faults: &[
+        "refused",
+        "reset",
+        "timeout",
+        "dns",
+        "authentication",
+        "host_key",
+        "answer",
+        "folder",
+        "permission",
+        "full",
+        "conflict",
+        "content",
+    ],
     parse,
 };
 
@@ -174,8 +188,9 @@ impl Destination for Sftp {
         let mut unplug = Unplug(Some(plug.clone()));
         let (uploader, outgoing) = (self.uploader.clone(), outgoing.clone());
         let working = tokio::task::spawn_blocking(move || locked(&uploader).deliver(&outgoing, &plug));
-        let result =
-            working.await.unwrap_or_else(|_| Err(SendError::retry("the upload stopped by a mistake of Labwire's own")));
+        let result = working.await.unwrap_or_else(|_| {
+            Err(SendError::new(FaultClass::Internal, "the upload stopped by a mistake of Labwire's own"))
+        });
         unplug.0 = None;
         let uploader = self.uploader.clone();
         let resting = tokio::spawn(async move {

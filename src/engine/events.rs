@@ -79,7 +79,7 @@ impl Engine {
             info!(action = envelope.action, lab = envelope.lab, messages = receipt.recipients().len(), "event");
             for channel in bound {
                 channel.counters().received.add_one();
-                channel.wake();
+                channel.wake_worker();
             }
         }
         Ok(Fired { id, messages: receipt.recipients().to_vec(), repeated, note })

@@ -147,16 +147,6 @@ pub enum SshError {
     Pulled,
 }
 
-impl SshError {
-    /// Whether trying again is of no use until a person has changed something.
-    pub fn needs_a_person(&self) -> bool {
-        match self {
-            SshError::Resolve { .. } | SshError::HostKey { .. } | SshError::Login { .. } | SshError::Key { .. } => true,
-            SshError::Connect { .. } | SshError::Handshake { .. } | SshError::Lost { .. } | SshError::Pulled => false,
-        }
-    }
-}
-
 /// Ends a connection from outside, whatever it is waiting for.
 #[derive(Debug, Default)]
 pub struct Plug {
@@ -394,11 +384,11 @@ mod tests {
     fn a_dead_port_and_an_unknown_name_are_told_apart() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = client(port, Duration::from_secs(5)).connect(&Plug::default()).err().unwrap();
-        assert!(matches!(error, SshError::Connect { .. }) && !error.needs_a_person(), "{error}");
+        assert!(matches!(error, SshError::Connect { .. }), "{error}");
         let mut unknown = client(22, Duration::from_secs(5));
         unknown.target.host = "no-such-host.invalid".into();
         let error = unknown.connect(&Plug::default()).err().unwrap();
-        assert!(matches!(error, SshError::Resolve { .. }) && error.needs_a_person(), "{error}");
+        assert!(matches!(error, SshError::Resolve { .. }), "{error}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ set = {{ "MSH-5" = "EHR" }}
 [destination.peer]
 type = "mllp"
 address = "{}"
+on_poison = "dead_letter"
 [destination.archive]
 type = "file"
 directory = "../archive"

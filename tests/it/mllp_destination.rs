@@ -46,9 +46,10 @@ impl Sender {
             }
             Err(error) => {
                 assert!(!error.message.contains("SECRET"), "content in an error: {error}");
-                match error.disposition {
+                match error.disposition() {
                     Disposition::Retry => Outcome::Retry,
-                    Disposition::Reject => Outcome::Dead,
+                    Disposition::Dead => Outcome::Dead,
+                    Disposition::Sent => Outcome::Sent,
                     Disposition::Pause => Outcome::Pause,
                 }
             }
@@ -213,7 +214,7 @@ fn a_peer_that_cannot_be_reached() {
         ("no-such-host.invalid:2575".to_owned(), Disposition::Pause, "the name cannot be resolved"),
     ] {
         let error = Sender::to(&address, "connect_timeout = \"5s\"").try_send(&adt("k1")).unwrap_err();
-        assert_eq!(error.disposition, outcome, "{error}");
+        assert_eq!(error.disposition(), outcome, "{error}");
         assert!(error.message.starts_with(&format!("{address}: {words}")), "{error}");
     }
     // A full backlog: the system neither accepts nor refuses.
@@ -225,7 +226,7 @@ fn a_peer_that_cannot_be_reached() {
         (0..3).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))).collect();
     let error = Sender::to(&address.to_string(), "connect_timeout = \"200ms\"").try_send(&adt("k1")).unwrap_err();
     assert_eq!(
-        (error.disposition, error.message),
+        (error.disposition(), error.message),
         (Disposition::Retry, format!("{address}: no connection within 200ms"))
     );
 }
@@ -274,12 +275,12 @@ fn an_answer_to_half_a_message_is_heard() {
     let large = [adt("large"), vec![b'A'; 32 << 20], b"\r".to_vec()].concat();
     let peer = Peer::start(vec![OK], vec![Do::Ack("AR", "large"), Do::Wait(100), Do::Close]);
     let error = Sender::to(&peer.address().to_string(), "").try_send(&large).unwrap_err();
-    assert_eq!(error.disposition, Disposition::Reject, "{error}");
+    assert_eq!(error.disposition(), Disposition::Dead, "{error}");
     // The same between the two halves of Labwire.
     let listener = crate::support::listener::Listener::start("max_frame = \"64KiB\"");
     let mut sender = Sender::to(&listener.address.to_string(), "");
     let error = sender.try_send(&large).unwrap_err();
-    assert_eq!(error.disposition, Disposition::Reject, "{error}");
+    assert_eq!(error.disposition(), Disposition::Dead, "{error}");
     assert!(error.message.ends_with("answered AR, error 207"), "{error}");
     assert_eq!(sender.send("small"), Sent);
 }
@@ -295,7 +296,7 @@ fn msa_2_is_compared_byte_for_byte() {
     // Two ids that differ in the high bit only.
     let peer = Peer::start(vec![Do::Write(b"\x0bMSH|^~\\&|||||||ACK|1|P|2.5\rMSA|AA|i\r\x1c\r")], vec![]);
     let error = Sender::to(&peer.address().to_string(), "").try_send(&adt("\u{e9}")).unwrap_err();
-    assert_eq!(error.disposition, Disposition::Retry);
+    assert_eq!(error.disposition(), Disposition::Retry);
 }
 
 #[test]
@@ -321,7 +322,7 @@ fn what_is_no_message_is_not_sent() {
     for content in [&b"SECRET"[..], b"MSH|^~\\&|\x1c\rSECRET"] {
         let outgoing = Outgoing { content: Bytes::copy_from_slice(content), ..Outgoing::default() };
         let error = sender.runtime.block_on(sender.destination.send(&outgoing)).unwrap_err();
-        assert_eq!(error.disposition, Disposition::Reject);
+        assert_eq!(error.disposition(), Disposition::Dead);
         assert!(!error.message.contains("SECRET"), "{error}");
     }
     assert_eq!(peer.log().connections, 0);

@@ -54,7 +54,7 @@ async fn the_same_again_is_success_and_something_else_is_a_conflict() {
         *same_size.last_mut().unwrap() ^= 1;
         for other in [same_size.into(), noise(299_999), noise(0)] {
             let error = send(&mut destination, &outgoing(".", "a.hl7", other)).await.unwrap_err();
-            assert_eq!(error.disposition, Disposition::Reject, "{make:?}: {error}");
+            assert_eq!(error.disposition(), Disposition::Dead, "{make:?}: {error}");
             assert!(error.message.contains("conflict"), "{make:?}: {error}");
             assert!(std::fs::read(&path).unwrap() == content, "{make:?}: overwritten");
             assert_eq!(names(&partner.files()), ["a.hl7"], "{make:?}");
@@ -62,7 +62,7 @@ async fn the_same_again_is_success_and_something_else_is_a_conflict() {
 
         std::fs::create_dir(partner.files().join("folder.hl7")).unwrap();
         let error = send(&mut destination, &outgoing(".", "folder.hl7", ORDER)).await.unwrap_err();
-        assert_eq!(error.disposition, Disposition::Reject, "{make:?}: {error}");
+        assert_eq!(error.disposition(), Disposition::Dead, "{make:?}: {error}");
     }
 }
 
@@ -70,7 +70,7 @@ async fn the_same_again_is_success_and_something_else_is_a_conflict() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
     for make in MAKES {
-        for (theirs, outcome) in [(&b"theirs"[..], Err(Disposition::Reject)), (ORDER.as_bytes(), Ok(()))] {
+        for (theirs, outcome) in [(&b"theirs"[..], Err(Disposition::Dead)), (ORDER.as_bytes(), Ok(()))] {
             let partner = Partner::start(make);
             let files = partner.files();
             let mut content = Some(theirs.to_vec());
@@ -85,7 +85,7 @@ async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
             let port = proxy.await.address.port().to_string();
             let mut destination = partner.destination(&[("port", &port)]).await;
             let sent = send(&mut destination, &outgoing(".", "a.hl7", ORDER)).await;
-            assert_eq!(sent.map(drop).map_err(|error| error.disposition), outcome, "{make:?}");
+            assert_eq!(sent.map(drop).map_err(|error| error.disposition()), outcome, "{make:?}");
             assert_eq!(std::fs::read(partner.files().join("a.hl7")).unwrap(), theirs, "{make:?}");
             assert_eq!(names(&partner.files()), ["a.hl7"], "{make:?}");
         }
@@ -117,10 +117,10 @@ async fn a_server_killed_in_the_middle_gets_one_whole_file_later() {
         partner.kill().await;
         let (mut destination, sent) = sending.await.unwrap();
         let error = sent.unwrap_err();
-        assert_eq!(error.disposition, Disposition::Retry, "{make:?}: {error}");
+        assert_eq!(error.disposition(), Disposition::Retry, "{make:?}: {error}");
         assert_eq!(names(&partner.files()), [half.as_str()], "{make:?}");
         let error = send(&mut destination, &order).await.unwrap_err();
-        assert_eq!(error.disposition, Disposition::Retry, "{make:?}: {error}");
+        assert_eq!(error.disposition(), Disposition::Retry, "{make:?}: {error}");
 
         // Another destination, as after a restart of the engine: what the first left behind is found and removed.
         std::fs::write(partner.files().join(".b.hl7.1764000000000000.part"), "of another file").unwrap();
@@ -162,7 +162,7 @@ async fn an_unanswered_rename_is_found_out_by_looking() {
             let mut destination = partner.destination(&[("port", &port)]).await;
             let order = outgoing(".", "a.hl7", ORDER);
             let error = send(&mut destination, &order).await.unwrap_err();
-            assert!(cut.load(Ordering::Relaxed) && error.disposition == Disposition::Retry, "{make:?}: {error}");
+            assert!(cut.load(Ordering::Relaxed) && error.disposition() == Disposition::Retry, "{make:?}: {error}");
             assert_eq!(std::fs::read_to_string(&last).unwrap(), ORDER, "{make:?}");
             if taken_away {
                 std::fs::remove_file(&last).unwrap();
@@ -206,7 +206,7 @@ async fn a_changed_host_key_is_refused_with_both_fingerprints() {
         partner.change_host_key().await;
         let presented = partner.fingerprint();
         let error = send(&mut destination, &outgoing(".", "b.hl7", ORDER)).await.unwrap_err();
-        assert_eq!(error.disposition, Disposition::Pause, "{make:?}: {error}");
+        assert_eq!(error.disposition(), Disposition::Pause, "{make:?}: {error}");
         assert!(error.message.contains(&pinned) && error.message.contains(&presented), "{make:?}: {error}");
         assert_ne!(pinned, presented);
         assert_eq!(names(&partner.files()), ["a.hl7"], "{make:?}");
@@ -245,7 +245,7 @@ async fn a_login_that_is_refused_pauses_the_destination() {
         ] {
             let mut destination = partner.destination(more).await;
             let error = send(&mut destination, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
-            assert_eq!(error.disposition, Disposition::Pause, "{make:?} {more:?}: {error}");
+            assert_eq!(error.disposition(), Disposition::Pause, "{make:?} {more:?}: {error}");
             assert!(error.message.contains(words), "{make:?} {more:?}: {error}");
             assert!(!error.message.contains("horse"), "{make:?}: {error}");
         }
@@ -283,7 +283,7 @@ async fn keys_of_every_kind_with_and_without_passphrase() {
                 for more in [&[][..], &[("passphrase", "{ file = \"wrong\" }")]] {
                     let mut destination = partner.destination(more).await;
                     let error = send(&mut destination, &outgoing(".", "b.hl7", ORDER)).await.unwrap_err();
-                    assert_eq!(error.disposition, Disposition::Pause, "{make:?} {kind:?}: {error}");
+                    assert_eq!(error.disposition(), Disposition::Pause, "{make:?} {kind:?}: {error}");
                     assert!(error.message.contains("passphrase"), "{make:?} {kind:?}: {error}");
                 }
             }
@@ -298,7 +298,7 @@ async fn a_missing_folder_is_said_and_tried_again() {
         let mut destination = partner.destination(&[]).await;
         let order = outgoing("orders/in", "Secretname.hl7", ORDER);
         let error = send(&mut destination, &order).await.unwrap_err();
-        assert_eq!(error.disposition, Disposition::Retry, "{make:?}: {error}");
+        assert_eq!(error.disposition(), Disposition::Retry, "{make:?}: {error}");
         assert!(
             error.message.contains("the folder is not on the server") && !error.message.contains("orders/in"),
             "{make:?}: {error}"
@@ -316,13 +316,13 @@ async fn a_server_that_does_not_take_the_file_is_tried_again_and_kept_clean() {
     let mut destination = partner.destination(&[]).await;
     send(&mut destination, &outgoing(".", "fits.hl7", noise(100_000))).await.unwrap();
     let error = send(&mut destination, &outgoing(".", "large.hl7", noise(2_000_000))).await.unwrap_err();
-    assert_eq!(error.disposition, Disposition::Retry, "{error}");
+    assert_eq!(error.disposition(), Disposition::Retry, "{error}");
     assert!(error.message.contains("disk or quota may be full"), "{error}");
     assert_eq!(names(&partner.files()), ["fits.hl7"]);
 
     std::os::unix::fs::symlink("/tmp", partner.files().join("elsewhere")).unwrap();
     let error = send(&mut destination, &outgoing("elsewhere", "a.hl7", ORDER)).await.unwrap_err();
-    assert_eq!(error.disposition, Disposition::Retry, "{error}");
+    assert_eq!(error.disposition(), Disposition::Retry, "{error}");
     assert!(error.message.contains("permission denied") && !error.message.contains("elsewhere"), "{error}");
 }
 
@@ -338,7 +338,7 @@ async fn a_password_that_is_asked_for_is_given() {
         let password = format!("{{ file = \"{file}\" }}");
         let more = [("port", &*port), ("host_key", &host_key), ("key", ""), ("password", &password)];
         let error = send(&mut partner.destination(&more).await, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
-        assert_eq!(error.disposition, disposition, "{file}: {error}");
+        assert_eq!(error.disposition(), disposition, "{file}: {error}");
         assert!(error.message.contains(words), "{file}: {error}");
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags};
 
-use super::super::{Delivered, SendError};
+use super::super::{Delivered, FaultClass, SendError};
 use crate::journal::Outgoing;
 use crate::net::ssh::{Client, Connected, Plug, SshError};
 
@@ -60,12 +60,13 @@ struct Names {
 impl Names {
     /// The temporary name is new for every attempt: what a dead connection left on its way can then never be mistaken for ours.
     fn of(outgoing: &Outgoing) -> Result<Names, SendError> {
+        let content = |message: &str| SendError::new(FaultClass::Content, message);
         let property = |name: &str| outgoing.properties.get(name).filter(|value| !value.is_empty()).cloned();
         let (Some(directory), Some(file_name)) = (property("directory"), property("file_name")) else {
-            return Err(SendError::reject("this delivery was queued without a folder and a file name"));
+            return Err(content("this delivery was queued without a folder and a file name"));
         };
         if file_name.contains(['/', '\0']) || directory.contains('\0') {
-            return Err(SendError::reject("the file name of this delivery holds characters that a name cannot have"));
+            return Err(content("the file name of this delivery holds characters that a name cannot have"));
         }
         let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let temporary = format!(".{file_name}.{epoch:016}.part");
@@ -157,22 +158,19 @@ impl Uploader {
     }
 
     fn connect(&self, plug: &Plug) -> Result<Kept, SendError> {
-        let failed = |error: SshError| {
-            if error.needs_a_person() {
-                SendError::pause(error.to_string())
-            } else {
-                SendError::retry(error.to_string())
-            }
-        };
+        let failed = |error: SshError| SendError::new(class_of(&error), error.to_string());
         let connected = self.client.connect(plug).map_err(failed)?;
         match connected.session.sftp() {
             Ok(sftp) => Ok(Kept { sftp, connected, used: Instant::now() }),
-            Err(error) => Err(SendError::retry(format!(
-                "{} lets `{}` in but does not start SFTP: {}; ask the partner whether this user may use SFTP",
-                self.server(),
-                self.client.target().user,
-                error.message()
-            ))),
+            Err(error) => Err(SendError::new(
+                FaultClass::Answer,
+                format!(
+                    "{} lets `{}` in but does not start SFTP: {}; ask the partner whether this user may use SFTP",
+                    self.server(),
+                    self.client.target().user,
+                    error.message()
+                ),
+            )),
         }
     }
 
@@ -195,9 +193,10 @@ impl Uploader {
     fn explain(&self, failure: Failure) -> SendError {
         match failure {
             Failure::Answered(error) => error,
-            Failure::Lost { doing, reason } => {
-                SendError::retry(format!("connection to {} lost while {doing}: {reason}", self.server()))
-            }
+            Failure::Lost { doing, reason } => SendError::new(
+                FaultClass::Reset,
+                format!("connection to {} lost while {doing}: {reason}", self.server()),
+            ),
         }
     }
 
@@ -315,9 +314,10 @@ fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure
     if let Err(error) = file.write_all(content) {
         // The crate drops the status code here; whether the connection lives is found out by asking something.
         let _ = answer("writing", sftp.stat(Path::new(&path)))?;
-        return Err(SendError::retry(format!(
-            "the server stopped taking the file: {error}; its disk or quota may be full"
-        ))
+        return Err(SendError::new(
+            FaultClass::Full,
+            format!("the server stopped taking the file: {error}; its disk or quota may be full"),
+        )
         .into());
     }
     match answer("syncing", file.fsync())? {
@@ -327,7 +327,8 @@ fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure
     answer("closing the file", file.close())?.map_err(|code| refused("close the file", code))?;
     let size = answer("checking the size", sftp.stat(Path::new(&path)))?.map_err(|code| {
         if is_missing(code) {
-            Failure::from(SendError::retry(
+            Failure::from(SendError::new(
+                FaultClass::Answer,
                 "the temporary file was taken away before it had its name; ask the partner to leave files alone whose name begins with a dot",
             ))
         } else {
@@ -336,17 +337,22 @@ fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure
     })?;
     match size.size {
         Some(size) if size == content.len() as u64 => Ok(()),
-        Some(size) => Err(SendError::retry(format!("the server has {size} of {} bytes", content.len())).into()),
-        None => Err(SendError::retry("the server does not tell the file's size").into()),
+        Some(size) => {
+            Err(SendError::new(FaultClass::Answer, format!("the server has {size} of {} bytes", content.len())).into())
+        }
+        None => Err(SendError::new(FaultClass::Answer, "the server does not tell the file's size").into()),
     }
 }
 
 /// Decides about a file that is under the final name already.
 fn compare(sftp: &ssh2::Sftp, names: &Names, found: &FileStat, content: &[u8]) -> Result<Delivered, Failure> {
     let conflict = |what: &str| {
-        SendError::reject(format!(
-            "conflict: {what}; nothing was overwritten; see why two messages have one `file_name`, or remove the other file and retry"
-        ))
+        SendError::new(
+            FaultClass::Conflict,
+            format!(
+                "conflict: {what}; nothing was overwritten; see why two messages have one `file_name`, or remove the other file and retry"
+            ),
+        )
     };
     if found.is_dir() {
         return Err(conflict("a folder has this file's name").into());
@@ -363,7 +369,11 @@ fn compare(sftp: &ssh2::Sftp, names: &Names, found: &FileStat, content: &[u8]) -
         Ok(false) => Err(conflict("a file with other content has this name").into()),
         Err(error) => {
             let _ = answer("reading back", sftp.stat(Path::new(&names.last())))?;
-            Err(SendError::retry(format!("a file has this name, and reading it back failed: {error}")).into())
+            Err(SendError::new(
+                FaultClass::Answer,
+                format!("a file has this name, and reading it back failed: {error}"),
+            )
+            .into())
         }
     }
 }
@@ -383,24 +393,40 @@ fn same_content(mut file: impl Read, mut expected: &[u8]) -> std::io::Result<boo
 /// A refusal in words that say what to do. Neither folder nor file is named: both are made from the message, and the text is
 /// logged. The message's own story shows them.
 fn refused(what: &str, code: i32) -> Failure {
-    let message = match code {
-        code if is_missing(code) => {
+    let (class, message) = match code {
+        code if is_missing(code) => (
+            FaultClass::Folder,
             "the folder is not on the server; create it there, or change `directory` (`labwire messages show` names it)"
-                .to_owned()
-        }
-        status::PERMISSION_DENIED => {
+                .to_owned(),
+        ),
+        status::PERMISSION_DENIED => (
+            FaultClass::Permission,
             format!(
                 "permission denied: the server does not let us {what} in its folder; ask the partner for the right to write there"
-            )
-        }
+            ),
+        ),
         status::NO_SPACE | status::QUOTA => {
-            format!("disk or quota full: the server does not let us {what} in its folder")
+            (FaultClass::Full, format!("disk or quota full: the server does not let us {what} in its folder"))
         }
-        code => format!(
-            "the server does not let us {what} in its folder (SFTP status {code}); its disk or quota may be full"
+        code => (
+            FaultClass::Answer,
+            format!(
+                "the server does not let us {what} in its folder (SFTP status {code}); its disk or quota may be full"
+            ),
         ),
     };
-    SendError::retry(message).into()
+    SendError::new(class, message).into()
+}
+
+/// Why there is no connection.
+fn class_of(error: &SshError) -> FaultClass {
+    match error {
+        SshError::Resolve { .. } => FaultClass::Dns,
+        SshError::Connect { error, .. } => FaultClass::of_connecting(error),
+        SshError::HostKey { .. } => FaultClass::HostKey,
+        SshError::Login { .. } | SshError::Key { .. } => FaultClass::Authentication,
+        SshError::Handshake { .. } | SshError::Lost { .. } | SshError::Pulled => FaultClass::Reset,
+    }
 }
 
 #[cfg(test)]
@@ -433,7 +459,7 @@ mod tests {
         for broken in
             [Outgoing::default(), outgoing("in", ""), outgoing("", "a"), outgoing("in", "../a"), outgoing("in", "a\0")]
         {
-            assert_eq!(Names::of(&broken).unwrap_err().disposition, super::super::super::Disposition::Reject);
+            assert_eq!(Names::of(&broken).unwrap_err().class, FaultClass::Content);
         }
     }
 
@@ -468,8 +494,15 @@ mod tests {
 
     #[test]
     fn refusals_say_what_to_do() {
-        for (code, word) in [(2, "create it there"), (3, "permission denied"), (14, "full"), (4, "status 4")] {
+        for (code, word, class) in [
+            (2, "create it there", FaultClass::Folder),
+            (3, "permission denied", FaultClass::Permission),
+            (14, "full", FaultClass::Full),
+            (15, "full", FaultClass::Full),
+            (4, "status 4", FaultClass::Answer),
+        ] {
             let Failure::Answered(error) = refused("open a file", code) else { panic!("{code}") };
+            assert_eq!(error.class, class, "{code}");
             assert!(error.message.contains(word) && error.message.contains("folder"), "{}", error.message);
         }
     }

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::engine::Engine;
 use crate::journal::{JournalError, Room};
 
-pub use channels::ChannelView;
+pub use channels::{ChannelView, LaneView};
 pub use commands::{Outcomes, verb_word};
 pub use messages::{Content, DeliveryView, MessageView};
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::mllp_client::{field, frame};
@@ -11,9 +11,13 @@ use super::mllp_client::{field, frame};
 pub struct MllpServer {
     address: SocketAddr,
     received: Arc<Mutex<Vec<String>>>,
-    code: Arc<Mutex<String>>,
+    code: Arc<Mutex<Answer>>,
+    connections: Arc<AtomicUsize>,
     stopped: Arc<AtomicBool>,
 }
+
+/// MSA-1 for an MSH-10; "CLOSE" closes the connection instead.
+type Answer = Box<dyn FnMut(&str) -> String + Send>;
 
 impl MllpServer {
     pub fn start() -> MllpServer {
@@ -25,15 +29,18 @@ impl MllpServer {
         let server = MllpServer {
             address: listener.local_addr().unwrap(),
             received: Arc::default(),
-            code: Arc::new(Mutex::new("AA".to_owned())),
+            code: Arc::new(Mutex::new(Box::new(|_| "AA".to_owned()))),
+            connections: Arc::default(),
             stopped: Arc::default(),
         };
         let (received, code, stopped) = (server.received.clone(), server.code.clone(), server.stopped.clone());
+        let connections = server.connections.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
+                connections.fetch_add(1, Ordering::SeqCst);
                 let (received, code, stopped) = (received.clone(), code.clone(), stopped.clone());
                 std::thread::spawn(move || serve(stream, &received, &code, &stopped));
             }
@@ -52,7 +59,23 @@ impl MllpServer {
 
     /// MSA-1 of the answers from now on.
     pub fn answer_with(&self, code: &str) {
-        *self.code.lock().unwrap() = code.to_owned();
+        let code = code.to_owned();
+        self.answer_by(move |_| code.clone());
+    }
+
+    /// MSA-1 of the answer to each MSH-10 from now on; "CLOSE" closes the connection instead.
+    pub fn answer_by(&self, answer: impl FnMut(&str) -> String + Send + 'static) {
+        *self.code.lock().unwrap() = Box::new(answer);
+    }
+
+    /// MSH-10 of everything that was received, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.received().iter().map(|message| field(message, "MSH", 10)).collect()
+    }
+
+    /// How many connections there were.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 }
 
@@ -63,7 +86,7 @@ impl Drop for MllpServer {
     }
 }
 
-fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<String>, stopped: &AtomicBool) {
+fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<Answer>, stopped: &AtomicBool) {
     let mut pending = Vec::new();
     let mut buffer = [0; 65536];
     loop {
@@ -78,9 +101,12 @@ fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<Stri
             if stopped.load(Ordering::SeqCst) {
                 return;
             }
-            let code = code.lock().unwrap().clone();
+            let code = (code.lock().unwrap())(&field(&message, "MSH", 10));
             let answer = format!("MSH|^~\\&|||||||ACK|A|P|2.5\rMSA|{code}|{}\r", field(&message, "MSH", 10));
             received.lock().unwrap().push(message);
+            if code == "CLOSE" {
+                return;
+            }
             if stream.write_all(&frame(answer.as_bytes())).is_err() {
                 return;
             }
