@@ -3,7 +3,7 @@
 
 mod api;
 
-pub use api::{ChannelView, Content, DeliveryView, MessageView, Outcomes, verb_word};
+pub use api::{ChannelView, Content, DeliveryView, JournalView, MessageView, Outcomes, verb_word};
 
 use std::io;
 use std::net::SocketAddr;

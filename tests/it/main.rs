@@ -17,6 +17,7 @@ mod disk_full;
 mod events;
 mod hosted;
 mod journal;
+mod journal_commands;
 mod load;
 mod mllp;
 mod mllp_destination;
