@@ -362,10 +362,11 @@ impl Dispatcher {
             self.window.sent(place);
         }
         let journal = self.lane.journal.clone();
-        self.journaling.push_back(Box::pin(async move {
+        // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
+        self.journaling.push_back(Box::pin(tokio::task::unconstrained(async move {
             let result = journal.attempted(queued.id, verdict.attempt).await;
             Kept { place, state, result }
-        }));
+        })));
     }
 
     /// What the journal keeps now, or cannot.

@@ -6,6 +6,7 @@ mod channels;
 mod check;
 mod client;
 mod demo;
+mod journal;
 mod load;
 mod logs;
 mod messages;
@@ -13,7 +14,7 @@ mod run;
 mod send;
 mod test;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -67,6 +68,9 @@ enum Command {
     /// Look at and act on the messages of a running engine
     #[command(subcommand)]
     Messages(messages::Messages),
+    /// Look after the journal: what is in it, whether it is sound, old messages, backups
+    #[command(subcommand)]
+    Journal(journal::Journal),
     /// Show the channels of a running engine; start, stop, pause or resume one
     Channels(channels::Channels),
     /// List the actions, and the channels bound to them
@@ -99,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Send(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Messages(command) => command.run(),
+        Command::Journal(command) => command.run(),
         Command::Channels(command) => command.run(),
         Command::Actions(command) => command.run(),
         Command::Schema => print_json(&crate::channel::json_schema()),
@@ -129,6 +134,20 @@ fn print_json<T: serde::Serialize>(value: &T) -> ExitCode {
 /// Says what went wrong, on standard error.
 fn complain(message: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "labwire: {message}");
+}
+
+/// Whether there is a terminal with somebody to ask.
+fn somebody_is_there() -> bool {
+    io::stdin().is_terminal() && stderr_is_terminal()
+}
+
+/// Asks, on standard error: standard output is for what was done.
+fn confirmed(what: &str) -> bool {
+    let mut out = io::stderr().lock();
+    let _ = write!(out, "{what}? [y/N] ").and_then(|()| out.flush());
+    let mut answer = String::new();
+    let _ = io::stdin().lock().read_line(&mut answer);
+    matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES")
 }
 
 /// Whether output may be coloured: on a terminal, unless `NO_COLOR` is set (no-color.org).

@@ -95,6 +95,7 @@ impl Engine {
             Err(_) => Pruned::default(),
         };
         if let Some((bytes, before)) = self.too_much(retention, now) {
+            info!(bytes, "the disk is fuller than `--prune-at` allows: the oldest messages go");
             let more = self.journal().prune_bytes(bytes, before).await?;
             pruned.segments += more.segments;
             pruned.messages += more.messages;

@@ -170,6 +170,7 @@ pub(super) const META: &[&str] = &[
     "charset",
     "file_name",
     "reprocess_of",
+    "reused_key",
     "asked_by",
     "reason",
 ];

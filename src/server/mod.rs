@@ -3,7 +3,7 @@
 
 mod api;
 
-pub use api::{ChannelView, Content, DeliveryView, LaneView, MessageView, Outcomes, verb_word};
+pub use api::{ChannelView, Content, DeliveryView, JournalView, LaneView, MessageView, Outcomes, verb_word};
 
 use std::io;
 use std::net::SocketAddr;

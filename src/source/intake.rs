@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
 use crate::message::{Format, MessageId, MessageIds, Origin, Refs};
@@ -126,7 +126,10 @@ impl Intake {
             Repeat::No => {}
             Repeat::SameBody => {
                 self.counters.repeated.add_one();
-                debug!(channel = self.channel(), message, "it came again: not processed a second time");
+                info!(
+                    channel = self.channel(),
+                    message, "it came again: acknowledged as the first time, not processed again"
+                );
             }
             Repeat::OtherBody => {
                 self.counters.reused_keys.add_one();

@@ -286,9 +286,20 @@ fn test_shows_differences_field_by_field_and_blesses() {
 fn help_names_every_command() {
     let output = Command::new(env!("CARGO_BIN_EXE_labwire")).arg("--help").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for command in
-        ["run", "demo", "check", "test", "send", "bench", "messages", "channels", "actions", "schema", "completions"]
-    {
+    for command in [
+        "run",
+        "demo",
+        "check",
+        "test",
+        "send",
+        "bench",
+        "messages",
+        "journal",
+        "channels",
+        "actions",
+        "schema",
+        "completions",
+    ] {
         assert!(text.contains(&format!("  {command}")), "{command}");
     }
 }

@@ -25,8 +25,6 @@ pub(super) struct Engine {
     folder: PathBuf,
     api: String,
     listeners: BTreeMap<String, String>,
-    /// What its folder held before the first message.
-    empty_bytes: u64,
     /// Messages that it has accepted.
     accepted: AtomicU64,
 }
@@ -81,8 +79,7 @@ impl Engine {
         if let Some((missing, _)) = channels.iter().find(|(name, _)| !listeners.contains_key(name)) {
             return Err(format!("channel {missing} does not listen").into());
         }
-        let empty_bytes = bytes_below(&folder.join("data"));
-        Ok(Engine { process, folder, api, listeners, empty_bytes, accepted: AtomicU64::new(0) })
+        Ok(Engine { process, folder, api, listeners, accepted: AtomicU64::new(0) })
     }
 
     /// Where a channel listens.
@@ -141,7 +138,7 @@ impl Engine {
             let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
             return Err(format!("the engine ended with {status}; its log:\n{log}").into());
         }
-        Ok(bytes_below(&self.folder.join("data")).saturating_sub(self.empty_bytes))
+        Ok(bytes_below(&self.folder.join("data")))
     }
 }
 

@@ -1,6 +1,5 @@
 //! `labwire messages retry`, `cancel`, `resend` and `reprocess`.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Filter;
 use crate::cli::client::Client;
-use crate::cli::{ExitCode, OutputFormat, complain, print_json, print_line, stderr_is_terminal};
+use crate::cli::{ExitCode, OutputFormat, complain, confirmed, print_json, print_line, somebody_is_there};
 use crate::server::Outcomes;
 
 #[derive(Debug, Args)]
@@ -97,8 +96,7 @@ impl Which {
 
     fn carry_out(&self, verb: &str, mut request: Value) -> Result<ExitCode, ExitCode> {
         let path = format!("/messages/{verb}");
-        let somebody_is_there = io::stdin().is_terminal() && stderr_is_terminal();
-        let asks = self.ids.is_empty() && !self.yes && somebody_is_there;
+        let asks = self.ids.is_empty() && !self.yes && somebody_is_there();
         if self.dry_run || asks {
             request["dry_run"] = json!(true);
             let would: Outcomes = self.client.post(&path, &request)?;
@@ -119,15 +117,6 @@ impl Which {
 /// Who asks, as far as this machine knows.
 fn user() -> String {
     std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "unknown".to_owned())
-}
-
-/// Asks, on standard error: standard output is for what was done.
-fn confirmed(what: &str) -> bool {
-    let mut out = io::stderr().lock();
-    let _ = write!(out, "{what}? [y/N] ").and_then(|()| out.flush());
-    let mut answer = String::new();
-    let _ = io::stdin().lock().read_line(&mut answer);
-    matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES")
 }
 
 /// As in `3 deliveries of 2 messages`.

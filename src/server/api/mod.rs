@@ -4,6 +4,7 @@ mod actions;
 mod channels;
 mod commands;
 mod events;
+mod journal;
 mod messages;
 mod reprocess;
 
@@ -23,6 +24,7 @@ use crate::journal::{JournalError, Room};
 
 pub use channels::{ChannelView, LaneView};
 pub use commands::{Outcomes, verb_word};
+pub use journal::JournalView;
 pub use messages::{Content, DeliveryView, MessageView};
 
 pub(super) fn routes() -> Router<Arc<Engine>> {
@@ -36,6 +38,9 @@ pub(super) fn routes() -> Router<Arc<Engine>> {
         .route("/messages/reprocess", post(reprocess::reprocess))
         .route("/channels", get(channels::list))
         .route("/channels/{name}/{verb}", post(channels::command))
+        .route("/journal", get(journal::show))
+        .route("/journal/prune", post(journal::prune))
+        .route("/journal/backup", post(journal::backup))
         .route("/actions", get(actions::list))
 }
 
@@ -131,6 +136,7 @@ impl From<JournalError> for Problem {
         let (status, code) = match &error {
             JournalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_message"),
             JournalError::State { .. } => (StatusCode::CONFLICT, "wrong_state"),
+            JournalError::Folder { .. } => (StatusCode::CONFLICT, "folder"),
             JournalError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
             JournalError::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk_full"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "journal"),

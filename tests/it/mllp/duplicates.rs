@@ -62,6 +62,8 @@ fn the_same_message_again_gets_the_acknowledgement_of_the_first_time() {
     assert_eq!(rig.messages("").len(), 2);
     let counters = counters(&rig);
     assert_eq!((&counters["received"], &counters["repeated"]), (&2.into(), &2.into()));
+    // Who sends a file twice to try a channel is told why nothing comes of it.
+    eventually("it is logged", || (rig.log().matches("it came again").count() == 2).then_some(()));
 }
 
 #[test]
