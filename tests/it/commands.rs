@@ -15,7 +15,10 @@ use crate::support::rig::{Rig, labwire};
 fn rig(destinations: &[(&str, &MllpServer)]) -> Rig {
     let mut text = "name = \"results\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n".to_owned();
     for (name, peer) in destinations {
-        text += &format!("[destination.{name}]\ntype = \"mllp\"\naddress = \"{}\"\non_poison = \"dead_letter\"\n", peer.address());
+        text += &format!(
+            "[destination.{name}]\ntype = \"mllp\"\naddress = \"{}\"\non_poison = \"dead_letter\"\n",
+            peer.address()
+        );
     }
     Rig::with(&text)
 }
