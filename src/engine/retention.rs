@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A clock that moved by more than this against the machine's own count of time has jumped, and so has one that is so far ahead of
 /// the newest message: nothing is removed on its word.
 const JUMP: SignedDuration = SignedDuration::from_hours(24);
-/// A full disk takes nothing that is younger than this: whoever looks for yesterday's message must find it.
+/// What is removed for its size is older than this: whoever looks for yesterday's message must find it.
 const YOUNGEST: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is kept.
@@ -94,9 +94,9 @@ impl Engine {
             Ok(before) => self.journal().prune(before).await?,
             Err(_) => Pruned::default(),
         };
-        if let Some((bytes, before)) = self.too_much(retention, now) {
+        if let Some(bytes) = self.too_much(retention) {
             info!(bytes, "the disk is fuller than `--prune-at` allows: the oldest messages go");
-            let more = self.journal().prune_bytes(bytes, before).await?;
+            let more = self.free(bytes).await?;
             pruned.segments += more.segments;
             pruned.messages += more.messages;
             pruned.carried += more.carried;
@@ -105,11 +105,16 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// How many bytes must go for the disk to be less full, and how old what goes must be.
-    fn too_much(&self, retention: &Retention, now: Timestamp) -> Option<(u64, Timestamp)> {
+    /// How many bytes must go for the disk to be less full.
+    fn too_much(&self, retention: &Retention) -> Option<u64> {
         let disk = self.journal().disk()?;
-        let excess = disk.used().checked_sub(retention.prune_at.of(disk.bytes)).filter(|excess| *excess > 0)?;
-        Some((excess, now.checked_sub(YOUNGEST).ok()?))
+        disk.used().checked_sub(retention.prune_at.of(disk.bytes)).filter(|excess| *excess > 0)
+    }
+
+    /// Removes the oldest finished messages until so many bytes were given back, but none that is younger than a day.
+    pub async fn free(&self, bytes: u64) -> Result<Pruned, JournalError> {
+        let before = Timestamp::now().checked_sub(YOUNGEST).unwrap_or(Timestamp::MIN);
+        self.journal().prune_bytes(bytes, before).await
     }
 }
 

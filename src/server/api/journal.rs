@@ -58,7 +58,7 @@ pub(super) async fn prune(
         let journal = engine.journal();
         let pruned = match (prune.before, prune.bytes) {
             (Some(before), None) => journal.prune(before).await?,
-            (None, Some(bytes)) => journal.prune_bytes(bytes, Timestamp::now()).await?,
+            (None, Some(bytes)) => engine.free(bytes).await?,
             _ => return Err(Problem::bad_request("say what to remove: either `before`, a time, or `bytes`, a number")),
         };
         let Pruned { segments, messages, carried, bytes } = pruned;
