@@ -2,7 +2,9 @@
 //! does the fault to the real engine and then checks the same invariant, see [`scene`]. `docs/faults.md` lists which row is
 //! which test, and why some rows have none.
 
+mod disk;
 mod mounts;
 mod process;
+mod recovery;
 mod scene;
 mod shim;

@@ -189,7 +189,7 @@ fn f11_file_descriptors_run_out() {
     let pid = scene.rig.pid().to_string();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     limit_files(&pid, open + 8);
-    let crowd: Vec<_> = (0..200).filter_map(|_| MllpClient::connect(scene.address).ok()).collect();
+    let crowd: Vec<_> = (0..100).filter_map(|_| MllpClient::connect(scene.address).ok()).collect();
     let before = cpu_ticks(&pid);
     // The connection that was there goes on, and so do journal and lane.
     for number in 1..=20 {
