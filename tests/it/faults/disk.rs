@@ -134,7 +134,7 @@ fn f21_a_slow_sync_slows_acknowledgements_and_nothing_else() {
     }
     let asked = Instant::now();
     assert_eq!(scene.rig.get("/healthz").0, 200);
-    assert_eq!(scene.rig.messages("&limit=10").len(), 3);
+    assert_eq!(scene.rig.messages("").len(), 3);
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert!(clients[0].is_silent(Duration::from_millis(100)), "not acknowledged before the sync");
     for (number, client) in clients.iter_mut().enumerate() {
