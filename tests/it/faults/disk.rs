@@ -45,7 +45,7 @@ fn f18_a_failed_write_is_final() {
 fn f16_a_full_disk_that_fills_up_while_the_engine_runs() {
     let Some(disk) = Mount::tmpfs(16) else { return };
     let mut scene = Scene::new();
-    disk.hold_data_of(&scene.rig);
+    disk.hold_data_of(&mut scene.rig);
     // The reserve is tested in `disk_full.rs`; here is none, and the disk is full to the last byte.
     scene.rig.start();
     scene.send(&ids("A", 20));
@@ -151,7 +151,7 @@ fn f23_a_disk_that_becomes_read_only() {
     let memory = memory();
     let Some(disk) = Mount::ext4(&memory.path().join("image"), 64, &[]) else { return };
     let mut scene = Scene::new();
-    disk.hold_data_of(&scene.rig);
+    disk.hold_data_of(&mut scene.rig);
     let shim = Shim::load(&mut scene.rig, SEGMENTS);
     scene.rig.start();
     scene.send(&ids("A", 5));

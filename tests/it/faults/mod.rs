@@ -2,8 +2,13 @@
 //! does the fault to the real engine and then checks the same invariant, see [`scene`]. `docs/faults.md` lists which row is
 //! which test, and why some rows have none.
 
+mod clock;
+mod destinations;
 mod disk;
+mod kill;
+mod mllp;
 mod mounts;
+mod power;
 mod process;
 mod recovery;
 mod scene;

@@ -56,8 +56,9 @@ impl Mount {
         self.image.as_deref().expect("it is one in an image")
     }
 
-    /// The rig's data folder is on this disk.
-    pub(super) fn hold_data_of(&self, rig: &Rig) {
+    /// The rig's data folder is on this disk, of which the engine keeps nothing free: it is too small for that.
+    pub(super) fn hold_data_of(&self, rig: &mut Rig) {
+        rig.arguments = vec!["--disk-low", "0B", "--disk-reserve", "0B"];
         let data = self.path().join("data");
         std::fs::create_dir_all(&data).unwrap();
         std::os::unix::fs::symlink(data, rig.path().join("data")).unwrap();

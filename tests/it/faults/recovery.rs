@@ -289,7 +289,7 @@ fn f31_no_inodes_are_left() {
     let memory = super::mounts::memory();
     let Some(disk) = Mount::ext4(&memory.path().join("image"), 64, &["-N", "64"]) else { return };
     let mut scene = Scene::new();
-    disk.hold_data_of(&scene.rig);
+    disk.hold_data_of(&mut scene.rig);
     scene.rig.start();
     scene.send(&ids("A", 3));
     let crowd = disk.path().join("crowd");

@@ -147,6 +147,11 @@ impl Scene {
         Load { senders, stop, sent }
     }
 
+    /// This was acknowledged.
+    pub(super) fn remember(&self, id: &str) {
+        note(&self.acknowledged, id);
+    }
+
     pub(super) fn acknowledged_count(&self) -> usize {
         self.acknowledged.lock().unwrap().values().map(Vec::len).sum()
     }
