@@ -98,7 +98,11 @@ fn f17_a_full_disk_under_one_file_destination_leaves_the_others_alone() {
     let mut names: Vec<_> =
         std::fs::read_dir(&archive).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ids("A", 10).iter().map(|id| format!("{id}.hl7")).collect::<Vec<_>>(), "whole files and nothing else");
+    assert_eq!(
+        names,
+        ids("A", 10).iter().map(|id| format!("{id}.hl7")).collect::<Vec<_>>(),
+        "whole files and nothing else"
+    );
 }
 
 #[test]

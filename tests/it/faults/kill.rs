@@ -56,7 +56,11 @@ fn at_every_call(which: &str, step: usize, mut work: impl FnMut(usize) -> (Scene
         }
         scene.rig.start();
         let tally = scene.verify();
-        assert_eq!(scene.rig.get("/readyz").1["journal_damage"], serde_json::json!([]), "killed at {number} of {which}");
+        assert_eq!(
+            scene.rig.get("/readyz").1["journal_damage"],
+            serde_json::json!([]),
+            "killed at {number} of {which}"
+        );
         assert!(tally.acknowledged > 0);
         if !killed {
             return number - 1;

@@ -41,7 +41,9 @@ fn f37_a_reset_in_the_middle_of_a_frame() {
     let mut client = scene.client();
     client.write(b"\x0bMSH|^~\\&|LAB|A|B|C|2026||ORU^R01|HALF|P|2.5\rPID|1||CANARIUS").unwrap();
     client.reset();
-    eventually("the place is free", || is_taken(&mut MllpClient::connect(scene.address).ok()?, "A-00000").then_some(()));
+    eventually("the place is free", || {
+        is_taken(&mut MllpClient::connect(scene.address).ok()?, "A-00000").then_some(())
+    });
     assert!(!scene.journal().contains_key("HALF"));
     scene.verify();
 }
@@ -53,7 +55,9 @@ fn f38_a_frame_without_an_end() {
     let mut client = scene.client();
     client.write(&frame(&message("HALF"))[..100]).unwrap();
     assert!(client.is_closed(), "closed without an answer");
-    eventually("the place is free", || is_taken(&mut MllpClient::connect(scene.address).ok()?, "A-00000").then_some(()));
+    eventually("the place is free", || {
+        is_taken(&mut MllpClient::connect(scene.address).ok()?, "A-00000").then_some(())
+    });
     assert!(!scene.journal().contains_key("HALF"));
     scene.verify();
 }

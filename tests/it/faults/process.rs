@@ -1,7 +1,7 @@
 //! The process is killed, stopped, started twice.
 
-use std::net::{TcpListener, TcpStream};
 use std::io::Read as _;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::scene::{Scene, ids, message};

@@ -56,8 +56,7 @@ fn all_arrive_but(scene: &mut Scene, lost: &[&str], told: usize) -> Vec<String> 
     }
     scene.verify();
     let damage = scene.rig.get("/readyz").1["journal_damage"].clone();
-    let damage: Vec<String> =
-        damage.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect();
+    let damage: Vec<String> = damage.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect();
     assert_eq!(damage.len(), told, "{damage:?}");
     assert_eq!(scene.rig.log().contains("the journal is damaged"), told > 0, "{}", scene.rig.log());
     damage
@@ -268,7 +267,8 @@ fn f32_a_journal_that_was_put_back_to_an_older_day_goes_on_from_there() {
     assert_eq!(scene.rig.terminate().code(), Some(0));
     let data = scene.rig.path().join("data");
     let backup = scene.rig.path().join("backup");
-    let copy = |from: &Path, to: &Path| assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    let copy =
+        |from: &Path, to: &Path| assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
     copy(&data, &backup);
     scene.rig.start();
     scene.send(&ids("B", 10));
