@@ -1,10 +1,9 @@
 //! The wall clock jumps, or was wrong from the start. The shim moves the engine's wall clock and leaves the monotonic one alone.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::scene::{Scene, free_address, ids};
+use super::scene::{Scene, ids};
 use super::shim::Shim;
-use crate::support::eventually::{eventually, eventually_within};
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -25,22 +24,6 @@ fn f34_the_clock_jumps_forward_and_back() {
     let arrived = scene.peer.as_ref().unwrap().received();
     let order: Vec<bool> = (0..4).map(|n| arrived[n * 10].contains(&format!("|A{n}-00000|"))).collect();
     assert_eq!(order, [true; 4], "{arrived:?}");
-}
-
-#[test]
-fn f34_a_retry_does_not_wait_for_the_clock_to_catch_up() {
-    let mut scene = Scene::without_peer("", "", free_address());
-    let shim = Shim::load(&mut scene.rig, "/data/");
-    scene.rig.start();
-    shim.wrong_by(HOUR);
-    scene.send(&ids("A", 5));
-    eventually("it was tried", || scene.rig.log().contains("an attempt failed").then_some(()));
-    shim.wrong_by(-HOUR);
-    scene.start_peer();
-    eventually_within(Duration::from_secs(20), "they go out now, not in two hours", || {
-        (scene.peer.as_ref().unwrap().received().len() == 5).then_some(())
-    });
-    scene.verify();
 }
 
 #[test]

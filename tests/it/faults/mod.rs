@@ -6,6 +6,7 @@ mod clock;
 mod destinations;
 mod disk;
 mod kill;
+mod limits;
 mod mllp;
 mod mounts;
 mod power;

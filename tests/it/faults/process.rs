@@ -79,20 +79,23 @@ fn read_frame(stream: &mut TcpStream) -> String {
 #[test]
 fn f04_killed_after_the_destination_acknowledged() {
     // At each of the writes and syncs that follow a receipt; among them are those of `transformed` and of `sent`.
-    for number in 1..=8 {
+    for number in 1..=6 {
         for when in ["", ":after"] {
             let mut scene = Scene::new();
             let shim = Shim::load(&mut scene.rig, SEGMENTS);
             scene.rig.start();
             shim.act(&format!("kill-at:{number}:*{when} .log"));
             scene.try_send("A-00000");
-            let killed = eventually("it is killed or done", || {
-                if scene.rig.has_ended() {
-                    return Some(true);
-                }
+            eventually("it is killed or done", || {
                 let done = scene.peer.as_ref().is_some_and(|peer| !peer.received().is_empty());
-                (done && scene.rig.messages("&state=sent").len() == 1).then_some(false)
+                (done || scene.rig.has_ended()).then_some(())
             });
+            // The attempt is journaled only now.
+            let received = Instant::now();
+            while !scene.rig.has_ended() && received.elapsed() < Duration::from_secs(1) {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            let killed = scene.rig.has_ended();
             shim.calm();
             if killed {
                 scene.wait_for_end();
