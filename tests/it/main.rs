@@ -15,6 +15,7 @@ mod crash;
 mod delivery;
 mod disk_full;
 mod events;
+mod faults;
 mod faults_by_class;
 mod hosted;
 mod journal;

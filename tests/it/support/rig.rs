@@ -28,6 +28,8 @@ pub struct Rig {
     folder: tempfile::TempDir,
     /// What `labwire run` is told beside the folders.
     pub arguments: Vec<&'static str>,
+    /// Its environment, beside the test's own.
+    pub environment: Vec<(String, String)>,
     engine: Option<Running>,
 }
 
@@ -43,7 +45,7 @@ impl Rig {
     pub fn new() -> Rig {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("channels")).unwrap();
-        Rig { folder, arguments: Vec::new(), engine: None }
+        Rig { folder, arguments: Vec::new(), environment: Vec::new(), engine: None }
     }
 
     /// A rig with one channel, running.
@@ -85,6 +87,7 @@ impl Rig {
             .arg("--data")
             .arg(self.path().join("data"))
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -157,6 +160,17 @@ impl Rig {
         assert!(status.success());
         let mut engine = self.engine.take().expect("the engine was started");
         eventually_within(Duration::from_secs(11), "the engine ends on SIGTERM", || engine.process.try_wait().unwrap())
+    }
+
+    /// Sends a signal by its name, as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success(), "kill -s {name}");
+    }
+
+    /// Whether the engine is no longer there.
+    pub fn has_ended(&mut self) -> bool {
+        self.engine.as_mut().expect("the engine was started").process.try_wait().unwrap().is_some()
     }
 
     /// Waits until the engine ends by itself.

@@ -1,0 +1,127 @@
+//! `kill -9`: at random moments under load, and at every call that changes a file while the journal opens and rolls.
+
+use std::time::{Duration, Instant};
+
+use super::scene::{Scene, Tally, ids, large_message};
+use super::shim::Shim;
+use crate::support::eventually::eventually;
+
+/// `LABWIRE_KILLS` rounds under load; few in the suite, 200 for the figures.
+fn rounds(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |rounds| rounds.parse().expect("a number"))
+}
+
+/// The engine is killed in each round while four connections send; what each round sent is verified together at the end.
+fn kill_under_load(rounds: usize) -> (u64, Tally) {
+    let mut scene = Scene::new();
+    scene.rig.start();
+    let mut sent = 0;
+    for round in 0..rounds {
+        let load = scene.load(&format!("R{round}"), 4, 100);
+        let deadline = Instant::now() + Duration::from_millis(fastrand::u64(10..150));
+        let enough = scene.acknowledged_count() + 300;
+        while Instant::now() < deadline && scene.acknowledged_count() < enough {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        scene.kill();
+        scene.rig.start();
+        sent += load.finish();
+    }
+    (sent, scene.verify())
+}
+
+#[test]
+fn kill_9_under_load_again_and_again() {
+    let rounds = rounds("LABWIRE_KILLS", 10);
+    let (sent, tally) = kill_under_load(rounds);
+    assert_eq!(tally.acknowledged, rounds * 400);
+    println!(
+        "{rounds} kills: {sent} sent, {} acknowledged, 0 lost, {} delivered, {} of them repeated",
+        tally.acknowledged, tally.delivered, tally.repeated
+    );
+}
+
+/// Runs `work` with the engine killed at the first, second, third … of the calls that `which` names, until it is through without;
+/// gives how many there were. `step` > 1 leaves some out.
+fn at_every_call(which: &str, step: usize, mut work: impl FnMut(usize) -> (Scene, Shim)) -> usize {
+    let mut number = 1;
+    loop {
+        let (mut scene, shim) = work(number);
+        let killed = scene.rig.has_ended();
+        shim.calm();
+        if !killed {
+            scene.kill();
+        } else {
+            scene.wait_for_end();
+        }
+        scene.rig.start();
+        let tally = scene.verify();
+        assert_eq!(
+            scene.rig.get("/readyz").1["journal_damage"],
+            serde_json::json!([]),
+            "killed at {number} of {which}"
+        );
+        assert!(tally.acknowledged > 0);
+        if !killed {
+            return number - 1;
+        }
+        number += step;
+    }
+}
+
+#[test]
+fn f05_killed_at_every_call_while_the_journal_opens() {
+    // The folder that each round starts from: some messages, killed, and the index lost, so that it is made again.
+    let step = if rounds("LABWIRE_KILLS", 10) >= 200 { 1 } else { 7 };
+    let calls = at_every_call("opening", step, |number| {
+        let mut scene = Scene::new();
+        scene.rig.start();
+        scene.send(&ids("A", 5));
+        scene.kill();
+        super::recovery::reboot(&scene.rig.path().join("data"));
+        let shim = Shim::load(&mut scene.rig, "/data/");
+        shim.act(&format!("kill-at:{number}"));
+        if scene.rig.try_start() {
+            // Up to here it counts; what it writes later is another matter.
+            shim.calm();
+        }
+        (scene, shim)
+    });
+    println!("{calls} calls while the journal opens");
+    assert!(calls > 10, "{calls}");
+}
+
+#[test]
+fn f05_killed_at_every_call_while_a_segment_is_begun() {
+    let step = if rounds("LABWIRE_KILLS", 10) >= 200 { 1 } else { 5 };
+    let calls = at_every_call("rolling", step, |number| {
+        let mut scene = Scene::new();
+        let shim = Shim::load(&mut scene.rig, "/data/segments/");
+        scene.rig.start();
+        // A segment of a small journal is full at 4 MiB.
+        send_large(&scene, "A", 5);
+        scene.drain();
+        shim.act(&format!("kill-at:{number} 0000000"));
+        send_large(&scene, "B", 4);
+        if !scene.rig.has_ended() {
+            eventually("it is killed or done", || {
+                let done = scene.peer.as_ref().is_some_and(|peer| peer.received().len() >= 9);
+                (done || scene.rig.has_ended()).then_some(())
+            });
+        }
+        (scene, shim)
+    });
+    println!("{calls} calls while a segment is begun");
+    assert!(calls > 10, "{calls}");
+}
+
+/// Sends until the engine is no longer there.
+fn send_large(scene: &Scene, connection: &str, count: usize) {
+    let mut client = scene.client();
+    for id in ids(connection, count) {
+        match client.send(&large_message(&id, 450_000)) {
+            Ok(answer) if answer.contains("MSA|AA") => scene.remember(&id),
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The machine gives less: threads, time to read a backlog.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::recovery::kibibytes;
+use super::scene::{Scene, free_address, ids};
+use crate::support::eventually::{eventually, eventually_within};
+
+/// A control group that holds one process, removed when dropped. None where there are none that we may make.
+struct Group(PathBuf);
+
+impl Group {
+    fn hold(controller: &str, pid: u32, limits: &[(&str, u64)]) -> Option<Group> {
+        let folder = PathBuf::from(format!("/sys/fs/cgroup/{controller}/labwire-test-{pid}"));
+        let group = std::fs::create_dir(&folder).ok().map(|()| Group(folder.clone()));
+        let write = |name: &str, value: u64| std::fs::write(folder.join(name), value.to_string()).is_ok();
+        let held = group.is_some()
+            && limits.iter().all(|(name, value)| write(name, *value))
+            && write("cgroup.procs", u64::from(pid));
+        if !held {
+            println!("not run: no control group of `{controller}` can be made here (root can, with version 1 of them)");
+            return None;
+        }
+        group
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let folder = &self.0;
+        let _ = eventually_within(Duration::from_secs(5), "it is empty", || {
+            let empty = std::fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|text| text.is_empty());
+            empty.then(|| std::fs::remove_dir(folder))
+        });
+    }
+}
+
+#[test]
+fn f12_no_more_threads() {
+    let mut scene = Scene::new();
+    scene.rig.start();
+    scene.send(&ids("A", 20));
+    scene.drain();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", scene.rig.pid())).unwrap().count() as u64;
+    let Some(group) = Group::hold("pids", scene.rig.pid(), &[("pids.max", threads)]) else { return };
+    let load = scene.load("B", 4, 50);
+    load.finish();
+    scene.verify();
+    assert!(!scene.rig.log().contains("panicked"), "{}", scene.rig.log());
+    scene.kill();
+    drop(group);
+}
+
+#[test]
+fn f33_ready_soon_with_a_long_backlog() {
+    let mut scene = Scene::without_peer("", "", free_address());
+    scene.rig.start();
+    scene.load("H", 8, 600).finish();
+    eventually("all are queued", || {
+        let counts = scene.rig.get("/api/v1/channels").1["channels"][0]["messages"].clone();
+        (counts["queued"] == 4800).then_some(())
+    });
+    for how in ["killed", "the index made again"] {
+        scene.kill();
+        if how != "killed" {
+            super::recovery::reboot(&scene.rig.path().join("data"));
+        }
+        let start = Instant::now();
+        scene.rig.start();
+        let memory = kibibytes(scene.rig.pid(), "VmHWM");
+        println!("{how}: ready after {:?} with {} MiB", start.elapsed(), memory >> 10);
+        assert!(start.elapsed() < Duration::from_secs(5) && memory < 200 << 10, "{:?} {memory} KiB", start.elapsed());
+    }
+    scene.start_peer();
+    assert_eq!(scene.verify().delivered, 4800);
+}
