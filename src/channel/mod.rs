@@ -17,6 +17,6 @@ pub use document::{Set, check_tests, load_folder, load_folder_beside, load_paths
 pub use lane::{HeldBy, LaneStatus};
 pub use retry::Retry;
 pub(crate) use runtime::Opened;
-pub use runtime::{Channel, ChannelContext, State};
+pub use runtime::{Channel, ChannelContext, State, TRANSFORMING_CHANNELS};
 pub use schema::json_schema;
 pub use spec::{ChannelSpec, DestinationSpec, Name};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,6 +27,9 @@ const REOPEN_AFTER: Duration = Duration::from_secs(5);
 /// A task that panicked is started again after so long.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
+/// So many channels transform at the same time. More than there are cores: a message may take long.
+pub const TRANSFORMING_CHANNELS: usize = 8;
+
 /// What every channel needs from the engine.
 #[derive(Clone)]
 pub struct ChannelContext {
@@ -34,6 +37,8 @@ pub struct ChannelContext {
     pub journal: Arc<dyn Journal>,
     /// Message ids.
     pub ids: Arc<MessageIds>,
+    /// Room on the threads that transform: where many channels have a little to do, they take turns, and each does more at once.
+    pub transforming: Arc<Semaphore>,
 }
 
 /// What a channel is doing.
@@ -246,7 +251,7 @@ impl Channel {
     }
 
     fn intake(&self) -> Intake {
-        let ChannelContext { journal, ids } = self.context.clone();
+        let ChannelContext { journal, ids, .. } = self.context.clone();
         Intake::new(self.name.clone(), journal, ids, self.wake_worker.clone(), self.counters.clone())
     }
 
@@ -310,6 +315,7 @@ impl Channel {
                 counters: self.counters.clone(),
                 wake: self.wake_worker.clone(),
                 lanes: self.wake_lanes.clone(),
+                transforming: self.context.transforming.clone(),
             };
             parts.worker = Some(Running::supervised(self.name.clone(), move |stop| worker.clone().run(stop)));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -95,6 +95,8 @@ pub(super) struct Worker {
     pub(super) wake: Arc<Notify>,
     /// Told when deliveries were queued.
     pub(super) lanes: Arc<Wake>,
+    /// Room on the threads that transform.
+    pub(super) transforming: Arc<Semaphore>,
 }
 
 impl Worker {
@@ -123,6 +125,8 @@ impl Worker {
 
     /// Transforms what waits, up to a batch; says how many.
     async fn work(&self, stop: &CancellationToken) -> Result<usize, JournalError> {
+        // Before it is seen what waits: by the time it is this channel's turn, more may.
+        let turn = self.transforming.acquire().await.map_err(|_| closed("the engine is stopping"))?;
         let spec = self.program.load_full();
         let waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
         if waiting.is_empty() {
@@ -132,6 +136,7 @@ impl Worker {
         let (worker, stop) = (self.clone(), stop.clone());
         let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
         let transformed = transforming.await.map_err(|_| closed("a transformer thread ended early"))??;
+        drop(turn);
         let count = transformed.len();
         let kept = transformed.into_iter().map(|(id, processed)| {
             self.count(&processed.outcome);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tracing::{error, info};
 
 use crate::channel::{self, Channel, ChannelContext, ChannelSpec};
@@ -44,7 +45,11 @@ impl Engine {
     pub async fn start(folder: &Path, journal: Arc<dyn Journal>) -> std::io::Result<Arc<Engine>> {
         let engine = Arc::new(Engine {
             folder: folder.to_owned(),
-            context: ChannelContext { journal, ids: Arc::default() },
+            context: ChannelContext {
+                journal,
+                ids: Arc::default(),
+                transforming: Arc::new(Semaphore::new(channel::TRANSFORMING_CHANNELS)),
+            },
             channels: RwLock::default(),
             diagnostics: RwLock::default(),
             seen: Mutex::default(),

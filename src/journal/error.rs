@@ -36,6 +36,16 @@ pub enum JournalError {
         /// What the system said.
         error: String,
     },
+    /// Something that is on the disk cannot be read; what is new is still taken in.
+    #[error("journal: {action} of `{path}`: {error}")]
+    Unreadable {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: String,
+        /// What the system said.
+        error: String,
+    },
     /// A folder that cannot be used for this.
     #[error("folder `{folder}`: {error}")]
     Folder {

@@ -214,6 +214,14 @@ impl Event {
         event.ok()
     }
 
+    /// Whether nothing is to be done after it, and the same comes of it when it happens again.
+    pub(super) fn leads_nowhere(&self) -> bool {
+        matches!(
+            self,
+            Event::Transformed(Outcome { result: Transformed::Filtered { .. } | Transformed::Errored { .. }, .. })
+        )
+    }
+
     /// The first sequence that is free after this event.
     pub(super) fn sequence_after(&self) -> u64 {
         match self {

@@ -34,7 +34,7 @@ use super::files::Files;
 use super::record::{Place, fill};
 use super::roster::{Entry, Roster, state_hash};
 use super::row::{Row, parse, render};
-use super::segments::{disk, sync_folder};
+use super::segments::{disk, sync_folder, unreadable};
 use super::{JournalError, MessageState, folder};
 use crate::message::MessageId;
 
@@ -445,12 +445,12 @@ impl Sealed {
     }
 
     fn file(&self) -> Result<Arc<File>, JournalError> {
-        self.files.get(self.head.segment).map_err(disk("opening", &self.path))
+        self.files.get(self.head.segment).map_err(unreadable("opening", &self.path))
     }
 
     fn read(&self, at: u64, bytes: usize) -> Result<Vec<u8>, JournalError> {
         let mut buffer = vec![0; bytes];
-        let read = fill(&*self.file()?, &mut buffer, at).map_err(disk("reading", &self.path))?;
+        let read = fill(&*self.file()?, &mut buffer, at).map_err(unreadable("reading", &self.path))?;
         if read < bytes { Err(self.damaged()) } else { Ok(buffer) }
     }
 

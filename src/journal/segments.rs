@@ -83,6 +83,8 @@ pub(super) struct Appender {
     /// Bytes in the segments before this one.
     before: u64,
     buffer: Vec<u8>,
+    /// Whether something was added since the last sync.
+    is_unsynced: bool,
     preparer: Preparer,
 }
 
@@ -110,6 +112,7 @@ impl Appender {
             end,
             before,
             buffer: Vec::new(),
+            is_unsynced: false,
             preparer: Preparer::start(folder)?,
         };
         appender.segment_bytes = appender.next_segment_bytes();
@@ -154,6 +157,9 @@ impl Appender {
 
     /// The same, however much is in this one.
     pub(super) fn roll_now(&mut self, sequence: u64) -> Result<(), JournalError> {
+        if self.is_unsynced {
+            self.sync()?;
+        }
         let next = self.next_segment_bytes();
         let prepared = self.preparer.take(self.number + 1);
         let (file, is_named) = match prepared {
@@ -188,6 +194,7 @@ impl Appender {
     /// Adds a record. It is durable after the next [`Appender::sync`].
     pub(super) fn append(&mut self, kind: Kind, meta: &[u8], bodies: &[Bytes]) -> Result<Place, JournalError> {
         let place = self.end();
+        self.is_unsynced = true;
         let before = self.buffer.len();
         record::head(&mut self.buffer, place, kind, meta, bodies);
         self.end += (self.buffer.len() - before) as u64;
@@ -211,7 +218,8 @@ impl Appender {
         Ok(())
     }
 
-    fn write_out(&mut self) -> Result<(), JournalError> {
+    /// Gives everything added so far to the system: it can be read, and survives the process, but not a power cut.
+    pub(super) fn write_out(&mut self) -> Result<(), JournalError> {
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -230,6 +238,7 @@ impl Appender {
     pub(super) fn sync(&mut self) -> Result<(), JournalError> {
         self.write_out()?;
         self.medium.sync(&self.file).map_err(|error| self.refused("syncing", error))?;
+        self.is_unsynced = false;
         if self.end >= self.segment_bytes / 2 {
             self.preparer.want(self.number + 1, self.next_segment_bytes());
         }
@@ -263,6 +272,12 @@ pub(super) fn disk(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
     move |error| JournalError::Disk { action, path, error: error.to_string() }
 }
 
+/// What a disk becomes that does not give back what is on it.
+pub(super) fn unreadable(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
+    let path = path.display().to_string();
+    move |error| JournalError::Unreadable { action, path, error: error.to_string() }
+}
+
 /// Reads records by place.
 pub(super) struct Reader {
     files: Files,
@@ -280,9 +295,9 @@ impl Reader {
         let path = || self.files.path(place.segment);
         let file = self.files.get(place.segment).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => damaged.clone(),
-            _ => disk("opening", &path())(error),
+            _ => unreadable("opening", &path())(error),
         })?;
-        let record = Record::read(&file, place).map_err(|error| disk("reading", &path())(error))?;
+        let record = Record::read(&file, place).map_err(|error| unreadable("reading", &path())(error))?;
         record.map(|record| (record, file)).ok_or(damaged)
     }
 
@@ -290,7 +305,7 @@ impl Reader {
     pub(super) fn body(&self, record: &Record, file: &File, number: usize) -> Result<Bytes, JournalError> {
         let place = record.place();
         let body =
-            record.body(file, number).map_err(|error| disk("reading", &self.files.path(place.segment))(error))?;
+            record.body(file, number).map_err(|error| unreadable("reading", &self.files.path(place.segment))(error))?;
         body.ok_or(JournalError::Damaged { segment: place.segment, offset: place.offset })
     }
 
