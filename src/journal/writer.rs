@@ -157,6 +157,10 @@ impl Writer {
         &mut self,
         taken: &mut impl Iterator<Item = Job>,
     ) -> Result<Option<oneshot::Sender<Answer>>, JournalError> {
+        if !self.shared.index.wait_for_room(INDEX_MAY_TAKE) {
+            let error = format!("it could not be written for {} s", INDEX_MAY_TAKE.as_secs());
+            return Err(JournalError::Index { error });
+        }
         let mut group = Group::default();
         let mut bytes = 0;
         for job in taken {
@@ -275,10 +279,6 @@ impl Writer {
     /// A new segment has begun: older rosters are let go of when they take too much memory.
     fn rolled(&mut self) -> Result<(), JournalError> {
         let shared = self.shared.clone();
-        if !shared.index.wait_for_room(INDEX_MAY_TAKE) {
-            let error = format!("it could not be written for {} s", INDEX_MAY_TAKE.as_secs());
-            return Err(JournalError::Index { error });
-        }
         let mut late = Late::new(&shared.index);
         let mut ledger = shared.ledger_mut();
         ledger.begin(self.appender.end().segment);
