@@ -104,11 +104,13 @@ impl Worker {
     /// again by whoever comes next: nothing of it was journaled.
     pub(super) async fn run(self, stop: CancellationToken) {
         let work = async {
+            let mut after = 0;
             loop {
-                let pause = match self.work(&stop).await {
+                let pause = match self.work(&stop, &mut after).await {
                     Ok(0) => LONGEST_SLEEP,
                     Ok(_) => continue,
                     Err(error) => {
+                        after = 0;
                         error!(channel = %self.program.load().name, %error, "messages cannot be transformed");
                         if error.is_final() {
                             return;
@@ -123,15 +125,20 @@ impl Worker {
         stop.run_until_cancelled(work).await;
     }
 
-    /// Transforms what waits, up to a batch; says how many.
-    async fn work(&self, stop: &CancellationToken) -> Result<usize, JournalError> {
+    /// Transforms what waits, up to a batch; says how many. Looks after the place up to which everything is done: what is done is
+    /// not gone through again. Now and then from the beginning, because pruning carries old messages along.
+    async fn work(&self, stop: &CancellationToken, after: &mut u64) -> Result<usize, JournalError> {
         // Before it is seen what waits: by the time it is this channel's turn, more may.
         let turn = self.transforming.acquire().await.map_err(|_| closed("the engine is stopping"))?;
         let spec = self.program.load_full();
-        let waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
+        let mut waiting = self.journal.untransformed(&spec.name, *after, BATCH)?;
+        if waiting.is_empty() && std::mem::take(after) > 0 {
+            waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
+        }
         if waiting.is_empty() {
             return Ok(0);
         }
+        let sequences: Vec<u64> = waiting.iter().map(|waiting| waiting.sequence).collect();
         // Not on the runtime's own threads: a large message must not hold up acknowledgements.
         let (worker, stop) = (self.clone(), stop.clone());
         let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
@@ -144,6 +151,7 @@ impl Worker {
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
+        *after = count.checked_sub(1).map_or(0, |last| sequences[last]);
         self.lanes.queued();
         Ok(count)
     }

@@ -42,7 +42,7 @@ const WAITING_JOBS: usize = 4096;
 /// And so much content; one body that is larger goes alone.
 const WAITING_KIB: usize = 64 << 10;
 /// The newest messages may take so much memory before the oldest of them are let go of.
-const WINDOW_BYTES: usize = 40 << 20;
+const WINDOW_BYTES: usize = 28 << 20;
 /// How often the index is written.
 const WRITE_INDEX_EVERY: Duration = Duration::from_secs(5);
 
