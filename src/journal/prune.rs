@@ -135,6 +135,8 @@ impl Shared {
 impl Writer {
     /// Freezes the rosters that may be pruned; a segment that is being written to ends, so that it can be.
     pub(super) fn seal_old(&mut self, limit: Limit) -> Result<(), JournalError> {
+        // What a sealed roster says must not be ahead of what is on the disk.
+        self.appender.sync()?;
         let shared = self.shared.clone();
         let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < limit.before);
         if is_old(shared.ledger().window().next_back().and_then(|roster| roster.newest())) {
