@@ -3,7 +3,7 @@
 //! Everything in here can be made again from the segments, and nothing is promised on its word: sled's flush does not survive
 //! a power cut. Design constraints:
 //! - What changed in the last moments is in memory (`overlay.rs`) and looked into first; one thread writes it to sled later, so
-//!   sled never holds up an acknowledgement, and a finished message costs a third of the writes.
+//!   sled holds up no acknowledgement before `MAX_BYTES` wait for it, and a finished message costs a third of the writes.
 //! - What sled holds is the state at its checkpoint exactly, also after `kill -9`: a generation of changes is first written to a
 //!   file of its own (`pending`), and made again from there when the process died half-way.
 //! - Values stay below 4 KB: larger ones go to files that sled never syncs.
