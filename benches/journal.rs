@@ -32,6 +32,7 @@ fn arrival(id: MessageId, body: &Bytes) -> Arrival {
         format: Format::Hl7,
         refs: Refs::default(),
         body: body.clone(),
+        read: None,
         acknowledgement: Some(Bytes::from_static(b"MSH|^~\\&|||||||ACK|1|P|2.5\rMSA|AA|MSG00001\r")),
         rejected: None,
         identity: None,

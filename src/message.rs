@@ -35,7 +35,7 @@ impl MessageId {
     /// The last 20 characters, for fields that hold no more (MSH-10 is ST(20) up to HL7 v2.6): 80 random bits and the time's
     /// low 20 bits.
     pub fn short(self) -> String {
-        self.to_string().split_off(6)
+        self.0.array_to_str(&mut [0; ulid::ULID_LEN])[6..].to_owned()
     }
 }
 
@@ -66,7 +66,7 @@ impl FromStr for MessageId {
 
 impl Serialize for MessageId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
     }
 }
 

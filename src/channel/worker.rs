@@ -16,7 +16,7 @@ use super::lane::Wake;
 use super::{ChannelSpec, DestinationSpec};
 use crate::expr::{ExprError, Scope};
 use crate::hl7;
-use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Transformed, Untransformed};
+use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Received, Transformed, Untransformed};
 use crate::message::{Message, MessageId, Meta};
 use crate::monitor::Counters;
 use crate::transformer::Outcome;
@@ -181,15 +181,19 @@ impl Worker {
             let outcome = Transformed::Errored { place: place.to_owned(), error };
             Ok(Processed { outcome, deliveries: Vec::new() })
         };
-        let story = match self.journal.story(id) {
-            Ok(Some(story)) => story,
+        let received = match self.journal.received(id) {
+            Ok(Some(received)) => received,
             Ok(None) => return Err(JournalError::Unknown { id }),
             Err(error @ JournalError::Damaged { .. }) => return errored("journal", error.to_string()),
             Err(error) => return Err(error),
         };
-        let summary = story.summary;
-        let meta = Meta { id, channel: summary.channel, received_at: summary.received_at, origin: summary.origin };
-        let message = match Message::read(meta, summary.format, &story.body, &hl7::Limits::default()) {
+        let Received { channel, received_at, origin, format, body, read } = received;
+        let meta = Meta { id, channel, received_at, origin };
+        let message = match read {
+            Some(body) => Ok(Message { meta, body, event: Arc::default() }),
+            None => Message::read(meta, format, &body, &hl7::Limits::default()),
+        };
+        let message = match message {
             Ok(message) => message,
             Err(error) => return errored("reading the message", error.to_string()),
         };

@@ -126,6 +126,7 @@ impl Engine {
             format: Format::Json,
             refs: Refs::of_event(event),
             body,
+            read: None,
             acknowledgement: None,
             rejected: None,
             identity: envelope.id.as_ref().map(|id| Identity {

@@ -254,6 +254,9 @@ impl Line<'_> {
     }
 
     fn bytes(&mut self, value: &[u8]) {
+        if !value.iter().any(|byte| breaks_frame(*byte)) {
+            return self.out.extend_from_slice(value);
+        }
         self.out.extend(value.iter().filter(|byte| !breaks_frame(**byte)));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::error::ParseError;
 use super::limits::Limits;
+use super::marks::Marks;
 use super::segment::SegmentRef;
 use super::separators::Separators;
 use super::walk;
@@ -97,7 +98,7 @@ impl Index {
         let lines = returns.max(feeds).saturating_add(1).min(limits.max_segments);
         let mut index = Index { segments: Vec::with_capacity(lines), fields: Vec::with_capacity(fields) };
         let mut line = Line { start, first_field: 0 };
-        for at in memchr::memchr3_iter(separators.field, b'\r', b'\n', &raw[start..]) {
+        for at in Marks::new(&raw[start..], separators.field) {
             let at = start + at;
             if raw[at] == separators.field {
                 index.fields.push(narrow(at));

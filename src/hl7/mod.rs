@@ -23,6 +23,7 @@ mod header;
 mod index;
 mod insert;
 mod limits;
+mod marks;
 mod message;
 mod mode;
 mod path;

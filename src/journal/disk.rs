@@ -32,8 +32,8 @@ use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
-    MessageState, NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Room, Story, Transformed, Untransformed,
-    Waiting, folder, recovery, search,
+    MessageState, NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Received, Room, Story, Transformed,
+    Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -194,6 +194,10 @@ impl Journal for Disk {
 
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError> {
         self.shared.untransformed(channel, after, limit)
+    }
+
+    fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
+        self.shared.received(id)
     }
 
     fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError> {

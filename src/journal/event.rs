@@ -190,15 +190,19 @@ impl Event {
 
     /// The metadata as JSON.
     pub(super) fn to_meta(&self) -> Vec<u8> {
-        let meta = match self {
-            Event::SegmentStart(event) => serde_json::to_vec(event),
-            Event::Arrived(event) => serde_json::to_vec(event),
-            Event::Transformed(event) => serde_json::to_vec(event),
-            Event::Attempted(event) => serde_json::to_vec(event),
-            Event::Commanded(event) => serde_json::to_vec(event),
-            Event::Carried(event) => serde_json::to_vec(event),
+        /// Most are shorter.
+        const USUAL_BYTES: usize = 1 << 10;
+        let mut meta = Vec::with_capacity(USUAL_BYTES);
+        let written = match self {
+            Event::SegmentStart(event) => serde_json::to_writer(&mut meta, event),
+            Event::Arrived(event) => serde_json::to_writer(&mut meta, event),
+            Event::Transformed(event) => serde_json::to_writer(&mut meta, event),
+            Event::Attempted(event) => serde_json::to_writer(&mut meta, event),
+            Event::Commanded(event) => serde_json::to_writer(&mut meta, event),
+            Event::Carried(event) => serde_json::to_writer(&mut meta, event),
         };
-        meta.expect("events have string keys only")
+        written.expect("events have string keys only");
+        meta
     }
 
     /// The event of a record; none when the metadata is not what its kind should have.
@@ -242,8 +246,11 @@ mod hex {
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8; 16], serializer: S) -> Result<S::Ok, S::Error> {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        serializer.serialize_str(&digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect::<String>())
+        let mut text = [0; 32];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        serializer.serialize_str(std::str::from_utf8(&text).expect("digits are ASCII"))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 16], D::Error> {

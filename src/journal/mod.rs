@@ -24,6 +24,7 @@ mod pending;
 mod plan;
 mod prepare;
 mod prune;
+mod recent;
 mod record;
 mod recovery;
 mod room;
@@ -42,6 +43,7 @@ mod writer;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -49,7 +51,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Format, MessageId, Origin, RefKind, Refs};
+use crate::message::{Body, Format, MessageId, Origin, RefKind, Refs};
 
 pub use disk::{Disk, Stats};
 pub use error::JournalError;
@@ -73,6 +75,8 @@ pub struct Arrival {
     pub refs: Refs,
     /// The bytes as they came.
     pub body: Bytes,
+    /// The same as its source has read it, if it has: whoever transforms it need not do so again.
+    pub read: Option<Arc<Body>>,
     /// The acknowledgement that will be sent once this is on disk.
     pub acknowledgement: Option<Bytes>,
     /// Why the message goes nowhere, when it was refused: it is kept, visible as `rejected`, and can be reprocessed.
@@ -346,6 +350,23 @@ pub struct Untransformed {
     pub sequence: u64,
 }
 
+/// What came in, as the transformer wants it.
+#[derive(Clone)]
+pub struct Received {
+    /// The message's channel.
+    pub channel: String,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// How it came.
+    pub origin: Origin,
+    /// How its body is to be read.
+    pub format: Format,
+    /// The bytes as they came.
+    pub body: Bytes,
+    /// The same as its source had read it. Only shortly after the arrival, and once.
+    pub read: Option<Arc<Body>>,
+}
+
 /// A message as the journal knows it: the row of a list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Summary {
@@ -499,6 +520,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Messages of a channel that wait for its transformer, in order of arrival, after a place in that order.
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError>;
+
+    /// What came in as a message: its [`Journal::story`] knows the same, and takes longer.
+    fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError>;
 
     /// The deliveries that wait in a lane, in order, after a place in that order (0: from the first). Contents are asked for
     /// one by one, see [`Journal::outgoing`].

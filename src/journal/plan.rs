@@ -1,5 +1,7 @@
 //! What work becomes: an event to be appended, or an answer at once.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,7 +14,7 @@ use super::{
     Arrival, Attempt, Command, DeliveryId, DeliveryState, Identity, JournalError, MessageState, NewDelivery, OtherBody,
     Receipt, Recipient, Repeat, Transformed, Verb,
 };
-use crate::message::MessageId;
+use crate::message::{Body, MessageId};
 
 /// Something to be written.
 pub(super) enum Work {
@@ -52,7 +54,7 @@ pub(super) enum Work {
 
 /// What work becomes.
 pub(super) enum Step {
-    Append { event: Box<Event>, meta: Vec<u8>, bodies: Vec<Bytes>, answer: Option<Receipt> },
+    Append { event: Event, meta: Vec<u8>, bodies: Vec<Bytes>, read: Option<Arc<Body>>, answer: Option<Receipt> },
     Answer(Option<Receipt>),
 }
 
@@ -73,7 +75,7 @@ impl Writer {
             }
             Work::Attempted { delivery, attempt } => {
                 let (event, bodies) = plan_attempt(&self.shared, delivery, *attempt)?;
-                self.step(event, bodies, None)
+                self.step(event, bodies, None, None)
             }
             Work::Command { delivery, command } => self.plan_command(delivery, command),
             Work::Carry { id, from } => self.plan_carry(id, from),
@@ -117,7 +119,7 @@ impl Writer {
             idempotency: None,
         }));
         let bodies = [Some(arrival.body), arrival.acknowledgement].into_iter().flatten().collect();
-        self.step(event, bodies, Some(receipt))
+        self.step(event, bodies, arrival.read, Some(receipt))
     }
 
     /// The newest arrival with the same key within the window, and whether it has the same body.
@@ -170,7 +172,7 @@ impl Writer {
             };
             outcome.deliveries.push(Planned { destination, body, properties, key });
         }
-        self.step(Event::Transformed(outcome), bodies, None)
+        self.step(Event::Transformed(outcome), bodies, None, None)
     }
 
     fn plan_command(&self, delivery: DeliveryId, command: Command) -> Result<Step, JournalError> {
@@ -188,19 +190,25 @@ impl Writer {
         }
         let keeps_its_place = row.holds || row.state.is_waiting() || becomes != Queued;
         let sequence = if keeps_its_place { row.sequence } else { self.sequence };
-        self.step(Event::Commanded(Commanded { delivery, command, becomes, sequence }), vec![], None)
+        self.step(Event::Commanded(Commanded { delivery, command, becomes, sequence }), vec![], None, None)
     }
 
     fn plan_carry(&self, id: MessageId, from: u64) -> Result<Step, JournalError> {
         let Some((carried, bodies)) = self.shared.carried(id, from)? else { return Ok(Step::Answer(None)) };
-        self.step(Event::Carried(Box::new(carried)), bodies, None)
+        self.step(Event::Carried(Box::new(carried)), bodies, None, None)
     }
 
     /// Refuses what no record can hold, before anything is written.
-    fn step(&self, event: Event, bodies: Vec<Bytes>, answer: Option<Receipt>) -> Result<Step, JournalError> {
+    fn step(
+        &self,
+        event: Event,
+        bodies: Vec<Bytes>,
+        read: Option<Arc<Body>>,
+        answer: Option<Receipt>,
+    ) -> Result<Step, JournalError> {
         let meta = event.to_meta();
         if record::fits(&meta, &bodies) {
-            return Ok(Step::Append { event: Box::new(event), meta, bodies, answer });
+            return Ok(Step::Append { event, meta, bodies, read, answer });
         }
         let error = "a record holds 16 MiB of metadata, 65,535 bodies and 4 GiB in each, this is more".to_owned();
         Err(JournalError::Disk { action: "writing", path: self.shared.segments.display().to_string(), error })

@@ -150,13 +150,6 @@ impl Shared {
         Ok(holding)
     }
 
-    pub(super) fn outgoing_of(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError> {
-        let unknown = JournalError::Unknown { id: delivery.message };
-        let row = self.row(delivery.message)?.ok_or(unknown.clone())?;
-        let (_, number) = row.find(&delivery.destination).ok_or(unknown)?;
-        self.outgoing(&row, number)
-    }
-
     pub(super) fn depth(&self, lane: &Lane) -> Result<Depth, JournalError> {
         let Lane { channel, destination } = lane;
         // The head is the oldest, but for those that were sent to the end.
@@ -319,7 +312,7 @@ impl Shared {
         }
     }
 
-    fn outgoing(&self, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
+    pub(super) fn outgoing(&self, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
         let place = row.transformed.ok_or(damaged(row.arrived))?;
         let (mut outcome, record, file) = self.outcome(place)?;
         if usize::from(number) >= outcome.deliveries.len() {

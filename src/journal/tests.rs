@@ -47,6 +47,7 @@ fn arrival(ids: &MessageIds, bytes: usize) -> Arrival {
         format: Format::Hl7,
         refs: Refs::default(),
         body: Bytes::from(vec![b'x'; bytes]),
+        read: None,
         acknowledgement: None,
         rejected: None,
         identity: None,

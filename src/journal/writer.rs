@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc as std_mpsc};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::event::{Event, Known};
@@ -22,11 +23,12 @@ use super::index::Index;
 use super::late::Late;
 use super::ledger::Ledger;
 use super::plan::{First, Step, Work};
+use super::recent::Recent;
 use super::record::Place;
 use super::recovery::{self, Checkpoint};
 use super::segments::{Appender, Reader};
 use super::{DeliveryId, JournalError, Receipt};
-use crate::message::MessageId;
+use crate::message::{Body, MessageId};
 
 /// One group holds no more than this.
 const GROUP_JOBS: usize = 1024;
@@ -53,6 +55,7 @@ pub(super) struct Shared {
     ledger: RwLock<Ledger>,
     pub(super) index: Index,
     pub(super) reader: Reader,
+    pub(super) recent: Recent,
     pub(super) segments: PathBuf,
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,
@@ -70,6 +73,7 @@ impl Shared {
             ledger: RwLock::default(),
             index,
             reader,
+            recent: Recent::default(),
             segments,
             sealed_files,
             failed: watch::Sender::new(None),
@@ -110,12 +114,21 @@ pub(super) struct Writer {
 /// A group in the making: what was appended and is not synced.
 #[derive(Default)]
 pub(super) struct Group {
-    events: Vec<(Event, Place)>,
+    events: Vec<Appended>,
     waiting: Vec<Waiting>,
     /// Arrivals of this group that are to be known again, by the hash of their key.
     pub(super) fresh: HashMap<[u8; 16], (Known, First)>,
     /// What events of this group are about.
     touched: HashSet<Touched>,
+}
+
+/// An event that was appended, with its bodies.
+struct Appended {
+    event: Event,
+    place: Place,
+    bodies: Vec<Bytes>,
+    /// The first of them as its source has read it.
+    read: Option<Arc<Body>>,
 }
 
 type Waiting = (oneshot::Sender<Answer>, Answer, Option<OwnedSemaphorePermit>);
@@ -205,7 +218,7 @@ impl Writer {
             return Err(error);
         }
         let answer = match self.plan(work, group) {
-            Ok(Step::Append { event, meta, bodies, answer }) => {
+            Ok(Step::Append { event, meta, bodies, read, answer }) => {
                 let place = match self.appender.append(event.kind(), &meta, &bodies) {
                     Ok(place) => place,
                     Err(error) => {
@@ -215,7 +228,7 @@ impl Writer {
                 };
                 self.sequence = self.sequence.max(event.sequence_after());
                 group.touched.extend(touched);
-                group.events.push((*event, place));
+                group.events.push(Appended { event, place, bodies, read });
                 Ok(answer)
             }
             Ok(Step::Answer(answer)) => Ok(answer),
@@ -228,7 +241,7 @@ impl Writer {
     /// Makes a group durable and known, and answers everybody in it.
     fn finish(&mut self, mut group: Group) -> Result<(), JournalError> {
         if !group.events.is_empty()
-            && let Err(error) = self.make_durable(&group.events)
+            && let Err(error) = self.make_durable(std::mem::take(&mut group.events))
         {
             group.answer_all(&error);
             return Err(error);
@@ -239,22 +252,23 @@ impl Writer {
         if self.appender.roll(self.sequence)? { self.rolled() } else { Ok(()) }
     }
 
-    fn make_durable(&mut self, events: &[(Event, Place)]) -> Result<(), JournalError> {
+    fn make_durable(&mut self, events: Vec<Appended>) -> Result<(), JournalError> {
         let shared = self.shared.clone();
-        if events.iter().all(|(event, _)| event.leads_nowhere()) {
+        if events.iter().all(|appended| appended.event.leads_nowhere()) {
             self.appender.write_out()?;
         } else {
             self.appender.sync()?;
             *shared.end.lock().unwrap_or_else(PoisonError::into_inner) = self.appender.end();
             shared.syncs.fetch_add(1, Relaxed);
         }
-        let start = events[0].1;
+        let start = events[0].place;
         shared.appended.fetch_add(events.len() as u64, Relaxed);
         shared.bytes.fetch_add(self.appender.end().offset - start.offset, Relaxed);
         let mut late = Late::new(&shared.index);
         let mut ledger = shared.ledger_mut();
-        for (event, place) in events {
-            ledger.apply(&mut late, event, *place, true)?;
+        for Appended { event, place, bodies, read } in events {
+            ledger.apply(&mut late, &event, place, true)?;
+            shared.recent.keep(place, event, bodies, read);
         }
         if late.is_empty() { Ok(()) } else { self.note(&mut ledger, late) }
     }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
-use crate::message::{Format, MessageId, MessageIds, Origin, Refs};
+use crate::message::{Body, Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
 
 /// Takes bodies into one channel's journal. Cheap to clone.
@@ -30,6 +30,8 @@ pub struct Taken {
     pub received_at: Timestamp,
     /// The bytes as they came.
     pub body: Bytes,
+    /// The same, read; none where the source did not read them.
+    pub read: Option<Arc<Body>>,
     /// How they are to be read.
     pub format: Format,
     /// How they came.
@@ -97,6 +99,7 @@ impl Intake {
                 format: taken.format,
                 refs: taken.refs,
                 body: taken.body,
+                read: taken.read,
                 acknowledgement: taken.acknowledgement,
                 rejected: taken.rejected,
                 identity: taken.identity,

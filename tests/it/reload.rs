@@ -407,6 +407,7 @@ async fn messages_before_the_transformer_of_a_channel_that_is_gone_are_shown() {
         format: Format::Json,
         refs: Refs::default(),
         body: "{}".into(),
+        read: None,
         acknowledgement: None,
         rejected: None,
         identity: None,

@@ -119,6 +119,7 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         format: summary.format,
         refs,
         body,
+        read: None,
         acknowledgement: None,
         rejected: None,
         identity: None,

@@ -220,7 +220,7 @@ impl Connection {
     async fn take(&mut self, raw: Bytes) -> ControlFlow<End> {
         let received_at = Timestamp::now();
         let id = self.intake.next_id();
-        let judged = judge_with(&raw, &Limits::default(), self.options.charset);
+        let mut judged = judge_with(&raw, &Limits::default(), self.options.charset);
         if self.stop.is_cancelled() {
             debug!(channel = self.intake.channel(), peer = self.peer, "a message was refused: stopping");
             // What else was read already gets the same answer.
@@ -238,6 +238,7 @@ impl Connection {
             acknowledgement: acknowledgement.clone(),
             rejected: judged.rejection().map(str::to_owned),
             identity: self.identity(&judged),
+            read: judged.take_body(),
         });
         match accepted.await {
             Ok(receipt) => {

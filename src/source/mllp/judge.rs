@@ -12,11 +12,13 @@
 //!
 //! An acknowledgement that comes in is taken like any message, but never acknowledged: two engines would do so for ever.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::hl7::{self, AckCode, Mode};
-use crate::message::MessageId;
+use crate::message::{Body, MessageId};
 
 /// HL7 table 0357: what an error is about.
 mod error_code {
@@ -28,7 +30,8 @@ mod error_code {
 /// A frame's content, looked at.
 pub struct Judged {
     header: Option<hl7::Header>,
-    verdict: Result<hl7::Message, Rejection>,
+    rejection: Option<Rejection>,
+    body: Option<Arc<Body>>,
 }
 
 struct Rejection {
@@ -51,9 +54,11 @@ pub fn judge(raw: &Bytes, limits: &hl7::Limits) -> Judged {
 
 /// The same, with the character set of messages that declare none and are not UTF-8.
 pub(super) fn judge_with(raw: &Bytes, limits: &hl7::Limits, charset: Option<hl7::Charset>) -> Judged {
-    let verdict = hl7::Message::parse_with(raw.clone(), limits, charset)
-        .map_err(|error| Rejection { error: error_code_of(&error), reason: error.to_string() });
-    Judged { header: hl7::Header::scan(raw), verdict }
+    let (body, rejection) = match hl7::Message::parse_with(raw.clone(), limits, charset) {
+        Ok(message) => (Some(Arc::new(Body::Hl7(message))), None),
+        Err(error) => (None, Some(Rejection { error: error_code_of(&error), reason: error.to_string() })),
+    };
+    Judged { header: hl7::Header::scan(raw), rejection, body }
 }
 
 fn error_code_of(error: &hl7::ParseError) -> u16 {
@@ -69,7 +74,8 @@ impl Judged {
     /// A message of which only the head was read, because it is too large.
     pub(super) fn too_large(head: &[u8], limit: usize) -> Judged {
         let reason = format!("message is larger than {limit} bytes");
-        Judged { header: hl7::Header::scan(head), verdict: Err(Rejection { reason, error: error_code::INTERNAL }) }
+        let rejection = Some(Rejection { reason, error: error_code::INTERNAL });
+        Judged { header: hl7::Header::scan(head), rejection, body: None }
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.
@@ -79,18 +85,26 @@ impl Judged {
 
     /// Why the message cannot be processed.
     pub fn rejection(&self) -> Option<&str> {
-        self.verdict.as_ref().err().map(|rejection| rejection.reason.as_str())
+        self.rejection.as_ref().map(|rejection| rejection.reason.as_str())
     }
 
-    /// The message; none where it is rejected.
+    /// The message; none where it is rejected, or was handed on.
     pub fn message(&self) -> Option<&hl7::Message> {
-        self.verdict.as_ref().ok()
+        match self.body.as_deref() {
+            Some(Body::Hl7(message)) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// The same, handed on to whoever transforms it.
+    pub(super) fn take_body(&mut self) -> Option<Arc<Body>> {
+        self.body.take()
     }
 
     /// What the message is known by when it comes again through the same channel: its sender and MSH-10. None where it has no
     /// MSH-10, and where it is rejected: a message that was sent again after a correction is then looked at anew.
     pub(super) fn key(&self, channel: &str) -> Option<String> {
-        let header = self.header.as_ref().filter(|_| self.verdict.is_ok())?;
+        let header = self.header.as_ref().filter(|_| self.rejection.is_none())?;
         let control_id = header.control_id();
         if matches!(control_id.trim_ascii(), b"" | b"\"\"") {
             return None;
@@ -111,9 +125,9 @@ impl Judged {
 
     /// What is answered once the message is on disk; none where the sender wants no answer.
     pub fn acknowledgement(&self, id: MessageId, at: Timestamp) -> Option<Vec<u8>> {
-        match &self.verdict {
-            Ok(_) => self.answer(Outcome::Taken, id, at, None, None),
-            Err(Rejection { reason, error }) => self.answer(Outcome::Rejected, id, at, Some(reason), Some(*error)),
+        match &self.rejection {
+            None => self.answer(Outcome::Taken, id, at, None, None),
+            Some(Rejection { reason, error }) => self.answer(Outcome::Rejected, id, at, Some(reason), Some(*error)),
         }
     }
 

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use labwire::journal::{DeliveryState, Disk, Journal, JournalError, MessageState, Query, Transformed};
 
-use super::support::{arrival, at, attempt, body, content, copy, delivery, goes, id, open, open_small, waiting};
+use super::support::{
+    arrival, at, attempt, body, content, copy, delivery, goes, id, open, open_small, reopen, waiting,
+};
 
 const MAGIC: &[u8] = &[0xA7, b'L', b'W', b'J'];
 
@@ -113,6 +115,8 @@ async fn a_content_that_cannot_be_read_is_told_for_what_it_is() {
         let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
         disk.transformed(id(n), at(9), Transformed::Queued, vec![goes(n, "x")]).await.expect("kept");
     }
+    // What was written a moment ago is still in memory.
+    let disk = reopen(disk, folder.path()).await;
     let mut bytes = std::fs::read(segment(folder.path(), 1)).expect("a segment");
     let at = bytes.windows(7).position(|found| found == b"to x: 1").expect("a content");
     bytes[at] ^= 1;

@@ -10,6 +10,8 @@ use labwire::journal::{
     OtherBody, Recipient, Repeat, Transformed, Verb,
 };
 
+use labwire::message::{Body, Origin};
+
 use super::support::{
     arrival, at, attempt, body, command, content, copy, count, delivery, goes, id, lane, open, reopen, stays, waiting,
 };
@@ -210,6 +212,31 @@ fn first_number(recipients: &[Recipient]) -> u64 {
 
 fn identity(key: &str) -> Identity {
     Identity { key: key.to_owned(), window: None, other_body: OtherBody::Refused }
+}
+
+/// From memory and from the segment the same comes back, but for what the source had read: that is handed on once.
+#[tokio::test]
+async fn what_came_in_is_handed_to_the_transformer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut disk = open(folder.path());
+    let key =
+        |n| Arrival { identity: Some(Identity { other_body: OtherBody::Kept, ..identity("K") }), ..arrival(n, "a") };
+    let read = Some(Arc::new(Body::Text("read".to_owned())));
+    let _ = disk.receive(Arrival { read, ..key(1) }).await.expect("a receipt");
+    let _ = disk.receive(key(2)).await.expect("a receipt");
+    assert!(disk.received(id(3)).expect("an answer").is_none());
+    for was_reopened in [false, true] {
+        for n in [1, 2] {
+            let received = disk.received(id(n)).expect("an answer").expect("a message");
+            let expected = arrival(n, "a");
+            assert_eq!((received.channel.as_str(), received.received_at), ("a", expected.received_at));
+            assert_eq!(received.origin, Origin { reused_key: n == 2, ..expected.origin });
+            assert_eq!((received.format, received.body), (expected.format, expected.body));
+            assert_eq!(received.read.is_some(), n == 1 && !was_reopened);
+            assert!(disk.received(id(n)).expect("an answer").expect("a message").read.is_none());
+        }
+        disk = reopen(disk, folder.path()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

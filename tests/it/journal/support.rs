@@ -37,6 +37,7 @@ pub(crate) fn arrival(n: u64, channel: &str) -> Arrival {
         format: Format::Hl7,
         refs,
         body: body(n),
+        read: None,
         acknowledgement: Some(Bytes::from(format!("MSA|AA|C{n}\r"))),
         rejected: None,
         identity: None,

@@ -106,6 +106,10 @@ impl Journal for TestJournal {
         self.disk.counts(channel)
     }
 
+    fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
+        self.disk.received(id)
+    }
+
     fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
         self.disk.story(id)
     }
