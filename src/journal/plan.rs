@@ -54,7 +54,7 @@ pub(super) enum Work {
 
 /// What work becomes.
 pub(super) enum Step {
-    Append { event: Event, meta: Vec<u8>, bodies: Vec<Bytes>, read: Option<Arc<Body>>, answer: Option<Receipt> },
+    Append { event: Box<Event>, meta: Vec<u8>, bodies: Vec<Bytes>, read: Option<Arc<Body>>, answer: Option<Receipt> },
     Answer(Option<Receipt>),
 }
 
@@ -208,7 +208,7 @@ impl Writer {
     ) -> Result<Step, JournalError> {
         let meta = event.to_meta();
         if record::fits(&meta, &bodies) {
-            return Ok(Step::Append { event, meta, bodies, read, answer });
+            return Ok(Step::Append { event: Box::new(event), meta, bodies, read, answer });
         }
         let error = "a record holds 16 MiB of metadata, 65,535 bodies and 4 GiB in each, this is more".to_owned();
         Err(JournalError::Disk { action: "writing", path: self.shared.segments.display().to_string(), error })

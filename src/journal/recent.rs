@@ -28,15 +28,22 @@ pub(super) struct Recent(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    records: HashMap<Place, Arc<Written>>,
+    records: HashMap<Place, Written>,
     order: VecDeque<(Place, usize)>,
     bytes: usize,
 }
 
 /// A record.
 enum Written {
-    Arrival { origin: Origin, format: Format, body: Bytes, read: Mutex<Option<Arc<Body>>> },
+    Arrival(Box<Arrival>),
     Outcome { deliveries: Vec<Planned>, contents: Vec<Bytes> },
+}
+
+struct Arrival {
+    origin: Origin,
+    format: Format,
+    body: Bytes,
+    read: Option<Arc<Body>>,
 }
 
 impl Recent {
@@ -51,7 +58,7 @@ impl Recent {
             Event::Arrived(arrived) if arrived.rejected.is_none() && !arrived.recipients.is_empty() => {
                 let Arrived { origin, format, .. } = *arrived;
                 let Some(body) = bodies.into_iter().next() else { return };
-                Written::Arrival { origin, format, body, read: Mutex::new(read) }
+                Written::Arrival(Box::new(Arrival { origin, format, body, read }))
             }
             Event::Transformed(Outcome { deliveries, .. }) if !bodies.is_empty() => {
                 Written::Outcome { deliveries, contents: bodies }
@@ -64,16 +71,12 @@ impl Recent {
         let mut kept = self.lock();
         kept.bytes += bytes;
         kept.order.push_back((place, bytes));
-        kept.records.insert(place, Arc::new(written));
+        kept.records.insert(place, written);
         while kept.bytes > KEPT_BYTES {
             let Some((oldest, bytes)) = kept.order.pop_front() else { break };
             kept.bytes -= bytes;
             kept.records.remove(&oldest);
         }
-    }
-
-    fn get(&self, place: Place) -> Option<Arc<Written>> {
-        self.lock().records.get(&place).cloned()
     }
 }
 
@@ -83,10 +86,9 @@ impl Shared {
         self.index.check_open()?;
         let Some(Row { channel, received_at, arrived: place, .. }) = self.row(id)? else { return Ok(None) };
         let channel = channel.to_string();
-        if let Some(Written::Arrival { origin, format, body, read }) = self.recent.get(place).as_deref() {
-            let read = read.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let (origin, body) = (origin.clone(), body.clone());
-            return Ok(Some(Received { channel, received_at, origin, format: *format, body, read }));
+        if let Some(Written::Arrival(arrival)) = self.recent.lock().records.get_mut(&place) {
+            let (origin, body, read) = (arrival.origin.clone(), arrival.body.clone(), arrival.read.take());
+            return Ok(Some(Received { channel, received_at, origin, format: arrival.format, body, read }));
         }
         let (arrived, record, file) = self.arrived(place)?;
         let body = self.reader.body(&record, &file, 0)?;
@@ -98,7 +100,7 @@ impl Shared {
         let row = self.row(delivery.message)?.ok_or(unknown.clone())?;
         let (_, number) = row.find(&delivery.destination).ok_or(unknown)?;
         let place = row.transformed.ok_or(damaged(row.arrived))?;
-        if let Some(Written::Outcome { deliveries, contents }) = self.recent.get(place).as_deref() {
+        if let Some(Written::Outcome { deliveries, contents }) = self.recent.lock().records.get(&place) {
             let planned = deliveries.get(usize::from(number)).ok_or(damaged(place))?;
             let content = planned.body.and_then(|number| contents.get(number)).ok_or(damaged(place))?;
             return Ok(Outgoing { content: content.clone(), properties: planned.properties.clone() });

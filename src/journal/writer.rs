@@ -124,7 +124,7 @@ pub(super) struct Group {
 
 /// An event that was appended, with its bodies.
 struct Appended {
-    event: Event,
+    event: Box<Event>,
     place: Place,
     bodies: Vec<Bytes>,
     /// The first of them as its source has read it.
@@ -268,7 +268,7 @@ impl Writer {
         let mut ledger = shared.ledger_mut();
         for Appended { event, place, bodies, read } in events {
             ledger.apply(&mut late, &event, place, true)?;
-            shared.recent.keep(place, event, bodies, read);
+            shared.recent.keep(place, *event, bodies, read);
         }
         if late.is_empty() { Ok(()) } else { self.note(&mut ledger, late) }
     }
