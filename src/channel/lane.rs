@@ -5,8 +5,9 @@
 //!   no memory and a restart is no special case.
 //! - Deliveries of one order leave one after the other: the next when the one before was sent or is a dead letter that holds
 //!   nobody up. A delivery that waits for its retry holds back its own order only.
-//! - A success is journaled while the next delivery is already on its way, [`UNSYNCED`] of them at most: after a crash no more
-//!   than these are sent again, in order and with the same identity. A failure is journaled before its order goes on.
+//! - A success is journaled while the next delivery is already on its way, several together where one follows the other,
+//!   [`UNSYNCED`] of them at most: after a crash no more than these are sent again, in order and with the same identity. A
+//!   failure is journaled before its order goes on.
 //! - A destination that is down is tried with one delivery at a time.
 //! - One task for the whole lane: at thousands of deliveries a second, waking another task for each costs more than sending it.
 
@@ -40,6 +41,10 @@ use crate::monitor::Counters;
 
 /// Attempts whose result may wait for its sync while the lane goes on: what a crash can repeat.
 const UNSYNCED: usize = 32;
+/// So many successes are journaled together while the lane goes on, so that each does not ask for a sync of its own.
+const TOGETHER: usize = 8;
+/// A success is journaled after so long at the latest.
+const GATHERED: Duration = Duration::from_millis(5);
 /// How long attempts that are under way when the engine stops may still take.
 const GRACE: Duration = Duration::from_secs(5);
 /// A lane looks at its queue anew at least so often, so that nothing that was done by hand is overlooked for longer.
@@ -155,6 +160,9 @@ struct Dispatcher {
     /// Those that are not in use: as many connections as deliveries may be under way at once.
     connectors: Vec<Connector>,
     attempts: FuturesUnordered<BoxFuture<'static, Ended>>,
+    /// Successes that are to be journaled together, and since when.
+    gathered: Vec<BoxFuture<'static, Kept>>,
+    gathering_since: Option<Instant>,
     journaling: FuturesOrdered<BoxFuture<'static, Kept>>,
     /// The content of the delivery that is probably next.
     ahead: Option<(u64, Outgoing)>,
@@ -176,6 +184,8 @@ impl Dispatcher {
             down: None,
             shows_error: false,
             attempts: FuturesUnordered::new(),
+            gathered: Vec::with_capacity(TOGETHER),
+            gathering_since: None,
             journaling: FuturesOrdered::new(),
             ahead: None,
             lane,
@@ -191,6 +201,9 @@ impl Dispatcher {
         woken.as_mut().enable();
         self.look()?;
         self.dispatch()?;
+        if self.attempts.is_empty() || self.gathering_time().is_some_and(|left| left.is_zero()) {
+            self.journal_gathered();
+        }
         // What was begun is on the wire, and what is to be journaled with the journal, before anything else is done.
         if let Some(ended) = at_once(&mut self.attempts).await {
             self.settle(ended);
@@ -263,7 +276,7 @@ impl Dispatcher {
 
     /// Begins attempts at all that may leave now.
     fn dispatch(&mut self) -> Result<(), JournalError> {
-        while self.journaling.len() < UNSYNCED {
+        while self.unsynced() < UNSYNCED {
             let Some((queued, read_at)) = self.window.next(Timestamp::now(), self.gate()) else { break };
             let place = queued.sequence;
             if let Err(error) = self.begin(queued, read_at) {
@@ -272,6 +285,10 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    fn unsynced(&self) -> usize {
+        self.journaling.len() + self.gathered.len()
     }
 
     fn begin(&mut self, mut queued: Queued, read_at: Instant) -> Result<(), JournalError> {
@@ -329,13 +346,13 @@ impl Dispatcher {
 
     fn pause(&self) -> Duration {
         let waits = self.is_stale.then(|| self.patience());
-        let is_full = self.journaling.len() >= UNSYNCED;
+        let is_full = self.unsynced() >= UNSYNCED;
         let due = self
             .window
             .next_due(self.gate())
             .filter(|_| !is_full)
             .map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
-        [waits, due].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+        [waits, due, self.gathering_time()].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
     /// Judges an attempt and hands it to the journal.
@@ -363,10 +380,24 @@ impl Dispatcher {
         }
         let journal = self.lane.journal.clone();
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
-        self.journaling.push_back(Box::pin(tokio::task::unconstrained(async move {
+        self.gathered.push(Box::pin(tokio::task::unconstrained(async move {
             let result = journal.attempted(queued.id, verdict.attempt).await;
             Kept { place, state, result }
         })));
+        self.gathering_since.get_or_insert_with(Instant::now);
+        if state != DeliveryState::Sent || self.gathered.len() >= TOGETHER {
+            self.journal_gathered();
+        }
+    }
+
+    /// For how long what was gathered may still wait; none where nothing was.
+    fn gathering_time(&self) -> Option<Duration> {
+        self.gathering_since.map(|since| GATHERED.saturating_sub(since.elapsed()))
+    }
+
+    fn journal_gathered(&mut self) {
+        self.gathering_since = None;
+        self.gathered.drain(..).for_each(|result| self.journaling.push_back(result));
     }
 
     /// What the journal keeps now, or cannot.
@@ -398,6 +429,7 @@ impl Dispatcher {
             }
         }
         self.attempts.clear();
+        self.journal_gathered();
         while let Some(kept) = self.journaling.next().await {
             if let Err(error) = kept.result {
                 error!(lane = %self.id, %error, "an attempt cannot be journaled; it is repeated");

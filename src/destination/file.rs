@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -85,12 +87,14 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError>
     let temporary = folder.join(format!(".{name}.part"));
     let _ours = Ours::take(&temporary)
         .ok_or_else(|| SendError::new(FaultClass::Disk, "another message is just being written under the same name"))?;
-    let result = write_synced(&temporary, content).and_then(|()| std::fs::hard_link(&temporary, &path));
-    let _ = std::fs::remove_file(&temporary);
+    let result = write_synced(&temporary, content).and_then(|()| rename_without_overwriting(&temporary, &path));
+    if result.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
     match result {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Somebody else made it between the look and the link.
+            // Somebody else made it between the look and the renaming.
             return already_there(&path, content).map(|_| format!("{} is there already", path.display()));
         }
         Err(error) => return Err(failed("writing the file", &error)),
@@ -123,6 +127,17 @@ fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     file.write_all(content)?;
     file.sync_all()
+}
+
+/// Where the file system knows no such renaming (some of those over a network), a second name does the same in two steps.
+fn rename_without_overwriting(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            std::fs::hard_link(from, to)?;
+            std::fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 /// Whether the file is there with the same content; with another content it must not be touched.

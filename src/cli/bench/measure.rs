@@ -232,7 +232,9 @@ impl Raw {
         self.single.append(&bench.site, self.bytes, lasts)?;
         self.four_kib.append(&bench.site, FOUR_KIB, lasts)?;
         if let Some(files) = &mut self.files {
-            files.files(&bench.site, self.bytes, lasts)?;
+            let folder = bench.site.join("limit");
+            std::fs::create_dir_all(&folder)?;
+            files.files(&folder, self.bytes, lasts)?;
         }
         Ok(())
     }

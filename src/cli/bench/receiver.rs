@@ -1,5 +1,7 @@
 //! Receivers at the end of a message's way, in the process that sends, so that one clock tells how long the way took.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::{self, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -117,6 +119,8 @@ impl Receiver {
 pub(super) struct Folder {
     path: PathBuf,
     shared: Arc<Shared>,
+    /// The files that were asked for already.
+    taken: Mutex<HashSet<OsString>>,
 }
 
 impl Folder {
@@ -135,20 +139,21 @@ impl Folder {
                 }
             }
         })?;
-        Ok(Folder { path, shared })
+        Ok(Folder { path, shared, taken: Mutex::default() })
     }
 
-    /// What arrived since it was asked last, by the files themselves, which are removed: what was seen of their coming gives the
-    /// times only.
+    /// What arrived since it was asked last, by the files themselves: what was seen of their coming gives the times only. They
+    /// stay until the end: some file systems make new files more slowly for some seconds after others were removed.
     pub(super) fn take(&self) -> io::Result<Arrivals> {
         let (mut messages, mut bytes) = (0, 0);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name();
-            if self.shared.ledger.load.number(control_id_of(name.as_encoded_bytes())).is_some() {
+            let is_ours = self.shared.ledger.load.number(control_id_of(name.as_encoded_bytes())).is_some();
+            if is_ours && taken.insert(name) {
                 messages += 1;
                 bytes += entry.metadata()?.len();
-                std::fs::remove_file(entry.path())?;
             }
         }
         let asked = Instant::now();
