@@ -83,20 +83,18 @@ impl Run {
             complain(format!("--channels {}: there is no such folder", self.channels.display()));
             return ExitCode::Usage;
         }
-        super::logs::start(LevelFilter::INFO);
-        let runtime = match super::runtime() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                complain(error);
-                return ExitCode::No;
-            }
-        };
-        let code = runtime.block_on(self.serve()).unwrap_or_else(|error| {
+        let logs = super::logs::start(LevelFilter::INFO);
+        let result = super::runtime().map_err(Into::into).and_then(|runtime| {
+            let result = runtime.block_on(self.serve());
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            result
+        });
+        // What is said at the end comes after the log.
+        drop(logs);
+        result.unwrap_or_else(|error| {
             complain(error);
             ExitCode::No
-        });
-        runtime.shutdown_timeout(Duration::from_millis(500));
-        code
+        })
     }
 
     async fn serve(self) -> Result<ExitCode, Box<dyn std::error::Error>> {
