@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{ExitCode, complain, print_line};
 use crate::channel::State;
 use crate::config::ByteSize;
-use crate::engine::{Engine, Retention};
+use crate::engine::{Engine, Retention, note_clock_jumps};
 use crate::journal::{Amount, Disk, Journal, Margins};
 use crate::server::Server;
 
@@ -114,6 +114,7 @@ impl Run {
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.run(engine.clone(), stop.clone()));
         let watching = tokio::spawn(engine.clone().watch(stop.clone()));
+        let clock = tokio::spawn(note_clock_jumps(stop.clone()));
         let retention = Retention { keep: self.keep, prune_at: self.prune_at };
         let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
         let failed = tokio::select! {
@@ -132,6 +133,7 @@ impl Run {
             let _ = tokio::time::timeout(API_STOPS_WITHIN, serving).await;
             let _ = watching.await;
             let _ = retaining.await;
+            let _ = clock.await;
             journal.close().await
         };
         tokio::select! {
