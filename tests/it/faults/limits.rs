@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::recovery::kibibytes;
-use super::scene::{Scene, free_address, ids};
+use super::scene::{Scene, free_address, ids, large_message};
 use crate::support::eventually::eventually;
 
 /// A control group that holds one process, removed when dropped. None where there are none that we may make.
@@ -38,6 +38,38 @@ impl Drop for Group {
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
+}
+
+#[test]
+fn f10_much_traffic_in_little_memory() {
+    let mut scene = Scene::new();
+    scene.rig.start();
+    let Some(group) = Group::hold("memory", scene.rig.pid(), &[("memory.limit_in_bytes", 256 << 20)]) else { return };
+    let start = Instant::now();
+    let senders: Vec<_> = (0..8)
+        .map(|number| {
+            let mut client = scene.client();
+            std::thread::spawn(move || {
+                let ids = ids(&format!("M{number}"), 8);
+                for id in &ids {
+                    let answer = client.send(&large_message(id, 5 << 20)).unwrap();
+                    assert!(answer.contains("MSA|AA"), "{answer}");
+                }
+                ids
+            })
+        })
+        .collect();
+    for sender in senders {
+        sender.join().unwrap().iter().for_each(|id| scene.remember(id));
+    }
+    println!("acknowledged after {:?}", start.elapsed());
+    assert!(!scene.rig.has_ended(), "it was not killed for its memory");
+    let tally = scene.verify();
+    assert_eq!((tally.acknowledged, tally.repeated), (64, 0));
+    let memory = kibibytes(scene.rig.pid(), "VmHWM") >> 10;
+    println!("all went out after {:?}; {memory} MiB at most for 64 messages of 5 MiB", start.elapsed());
+    scene.kill();
+    drop(group);
 }
 
 #[test]
