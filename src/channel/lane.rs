@@ -15,6 +15,7 @@ mod judge;
 mod status;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod window;
 
 use std::pin::{Pin, pin};
@@ -33,6 +34,7 @@ use tracing::{debug, error, info, warn};
 
 use self::judge::{Policy, Verdict};
 pub use self::status::{HeldBy, LaneStatus};
+use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
 use crate::destination::{Delivered, Destination, FaultClass, SendError};
@@ -119,6 +121,7 @@ impl Lane {
 struct Down {
     since: Instant,
     in_a_row: u32,
+    /// In lane time.
     next_try: Timestamp,
 }
 
@@ -148,7 +151,9 @@ struct Dispatcher {
     /// Which of the destinations it is.
     at: usize,
     policy: Policy,
+    /// Times in the window are lane time.
     window: Window,
+    waits: Waits,
     /// What the window does not know of yet.
     seen: (u64, u64),
     is_stale: bool,
@@ -176,6 +181,7 @@ impl Dispatcher {
             id: LaneId { channel: spec.name.to_string(), destination: lane.destination.to_string() },
             policy: Policy { rules: dispatch.on.clone(), retry: *retry, on_poison: dispatch.on_poison },
             window: Window::new(keyed, parallel),
+            waits: Waits::new(retry.longest.get()),
             connectors: (0..parallel).map(|_| None).collect(),
             seen: (0, 0),
             is_stale: false,
@@ -238,7 +244,7 @@ impl Dispatcher {
         if since >= LONGEST_SLEEP || (self.is_stale && since >= self.patience()) {
             if let Some(down) = self.down.as_mut().filter(|_| self.is_stale) {
                 // A person who acts wants to see what happens.
-                down.next_try = Timestamp::now();
+                down.next_try = self.waits.now();
             }
             (self.looked_at, self.is_stale, self.ahead) = (Some(Instant::now()), false, None);
             self.read_holding()?;
@@ -246,6 +252,7 @@ impl Dispatcher {
         }
         if let Some((after, limit)) = self.window.wants() {
             let found = self.lane.journal.queue(&self.id, after, limit)?;
+            let found = found.into_iter().map(|queued| self.waits.read(queued)).collect();
             self.window.read(limit, found, Instant::now());
         }
         Ok(())
@@ -277,7 +284,7 @@ impl Dispatcher {
     /// Begins attempts at all that may leave now.
     fn dispatch(&mut self) -> Result<(), JournalError> {
         while self.unsynced() < UNSYNCED {
-            let Some((queued, read_at)) = self.window.next(Timestamp::now(), self.gate()) else { break };
+            let Some((queued, read_at)) = self.window.next(self.waits.now(), self.gate()) else { break };
             let place = queued.sequence;
             if let Err(error) = self.begin(queued, read_at) {
                 self.window.back(place, None, Instant::now());
@@ -294,7 +301,7 @@ impl Dispatcher {
     fn begin(&mut self, mut queued: Queued, read_at: Instant) -> Result<(), JournalError> {
         let place = queued.sequence;
         if self.is_stale || read_at.elapsed() > FRESH {
-            let now = Timestamp::now();
+            let now = self.waits.now();
             match self.read_again(&queued)? {
                 Some(again) if again.next_at.is_none_or(|next_at| next_at <= now) => queued = again,
                 other => {
@@ -332,7 +339,8 @@ impl Dispatcher {
     /// The delivery as the journal has it now, if it still waits in its place.
     fn read_again(&self, queued: &Queued) -> Result<Option<Queued>, JournalError> {
         let found = self.lane.journal.queue(&self.id, queued.sequence.saturating_sub(1), 1)?;
-        Ok(found.into_iter().next().filter(|found| found.sequence == queued.sequence && found.id == queued.id))
+        let found = found.into_iter().next().filter(|found| found.sequence == queued.sequence && found.id == queued.id);
+        Ok(found.map(|found| self.waits.read(found)))
     }
 
     /// Reads the content that is probably needed next while the peer is busy with this one.
@@ -351,7 +359,7 @@ impl Dispatcher {
             .window
             .next_due(self.gate())
             .filter(|_| !is_full)
-            .map(|due| Duration::try_from(due.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO));
+            .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO));
         [waits, due, self.gathering_time()].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
@@ -375,6 +383,7 @@ impl Dispatcher {
         let verdict = self.policy.judge(result, &queued, attempt, in_a_row, moment);
         self.report(&queued, &verdict, began);
         let (place, state) = (queued.sequence, verdict.attempt.state);
+        self.waits.tried(place, verdict.attempt.next_at);
         if state == DeliveryState::Sent {
             self.window.sent(place);
         }
@@ -411,6 +420,7 @@ impl Dispatcher {
         let again = result.and_then(|()| self.lane.journal.queue(&self.id, place.saturating_sub(1), 1));
         let again = again.and_then(|found| {
             let found = found.into_iter().next().filter(|found| found.sequence == place);
+            let found = found.map(|found| self.waits.read(found));
             if state == DeliveryState::Dead { self.read_holding().map(|()| found) } else { Ok(found) }
         });
         let (again, result) = again.map_or_else(|error| (None, Err(error)), |again| (again, Ok(())));
@@ -499,14 +509,14 @@ impl Dispatcher {
                 }
             }
         }
-        match (down_until, &mut self.down) {
+        match (down_until.map(|until| self.waits.due(until)), &mut self.down) {
             (Some(next_try), None) => {
                 warn!(%lane, error, paused = pauses, "the destination is down; one message at a time tries it");
-                self.down = Some(Down { since: Instant::now(), in_a_row: 1, next_try: *next_try });
+                self.down = Some(Down { since: Instant::now(), in_a_row: 1, next_try });
             }
             // One that had left before it was known to be down says nothing new.
             (Some(next_try), Some(down)) if began >= down.since => {
-                (down.in_a_row, down.next_try) = (down.in_a_row.saturating_add(1), *next_try);
+                (down.in_a_row, down.next_try) = (down.in_a_row.saturating_add(1), next_try);
             }
             (Some(_), Some(_)) => {}
             (None, Some(down)) => {
@@ -527,7 +537,7 @@ impl Dispatcher {
             return;
         }
         self.shows_error = attempt.error.is_some();
-        let next_try = self.down.as_ref().map(|down| down.next_try);
+        let next_try = self.down.as_ref().map(|down| self.waits.shown(down.next_try));
         self.show(|status| {
             status.error = attempt.error.clone();
             status.paused = pauses;

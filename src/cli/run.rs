@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{ExitCode, complain, print_line};
 use crate::channel::State;
 use crate::config::ByteSize;
-use crate::engine::{Engine, Retention};
+use crate::engine::{Engine, Retention, note_clock_jumps};
 use crate::journal::{Amount, Disk, Journal, Margins};
 use crate::server::Server;
 
@@ -83,20 +83,18 @@ impl Run {
             complain(format!("--channels {}: there is no such folder", self.channels.display()));
             return ExitCode::Usage;
         }
-        super::logs::start(LevelFilter::INFO);
-        let runtime = match super::runtime() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                complain(error);
-                return ExitCode::No;
-            }
-        };
-        let code = runtime.block_on(self.serve()).unwrap_or_else(|error| {
+        let logs = super::logs::start(LevelFilter::INFO);
+        let result = super::runtime().map_err(Into::into).and_then(|runtime| {
+            let result = runtime.block_on(self.serve());
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            result
+        });
+        // What is said at the end comes after the log.
+        drop(logs);
+        result.unwrap_or_else(|error| {
             complain(error);
             ExitCode::No
-        });
-        runtime.shutdown_timeout(Duration::from_millis(500));
-        code
+        })
     }
 
     async fn serve(self) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -116,6 +114,7 @@ impl Run {
         let stop = CancellationToken::new();
         let serving = tokio::spawn(server.run(engine.clone(), stop.clone()));
         let watching = tokio::spawn(engine.clone().watch(stop.clone()));
+        let clock = tokio::spawn(note_clock_jumps(stop.clone()));
         let retention = Retention { keep: self.keep, prune_at: self.prune_at };
         let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
         let failed = tokio::select! {
@@ -134,6 +133,7 @@ impl Run {
             let _ = tokio::time::timeout(API_STOPS_WITHIN, serving).await;
             let _ = watching.await;
             let _ = retaining.await;
+            let _ = clock.await;
             journal.close().await
         };
         tokio::select! {

@@ -1,5 +1,6 @@
 //! The engine: all the channels, one journal, and how channel files that change take effect.
 
+mod clock;
 mod events;
 mod moves;
 mod orphans;
@@ -21,6 +22,7 @@ use crate::diagnostic::Diagnostic;
 use crate::journal::Journal;
 use crate::message::MessageIds;
 
+pub use clock::note_clock_jumps;
 pub use events::{EventProblem, FireError, Fired};
 pub use reload::Reloaded;
 pub use retention::Retention;

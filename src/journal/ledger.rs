@@ -5,6 +5,8 @@
 //! - Only the writer changes the ledger, after the sync: nobody learns of anything that is not on disk.
 //! - Memory is bounded: when the newest rosters take too much, the oldest of them is frozen and its unfinished messages move to
 //!   the index, which holds any number.
+//! - What is in memory is replayed at the next start. So a roster at rest is frozen sooner: it costs no more than later, and a
+//!   start after a crash goes through little more than what was in motion.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -118,8 +120,14 @@ impl Ledger {
         Ok(found)
     }
 
+    /// Whether the oldest roster is to leave the window, which may take so much memory; the newest stays in any case.
+    pub(super) fn is_to_let_go(&self, window_bytes: usize) -> bool {
+        self.window.len() > 1
+            && (self.memory() > window_bytes || self.window.front().is_some_and(|oldest| oldest.is_at_rest()))
+    }
+
     /// The memory that the window takes, in bytes, about.
-    pub(super) fn memory(&self) -> usize {
+    fn memory(&self) -> usize {
         self.window.iter().map(Roster::memory).sum()
     }
 

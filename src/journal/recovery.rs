@@ -412,6 +412,9 @@ impl Replay<'_> {
             if !doubtful.is_empty() {
                 cut(&path, sound)?;
             }
+            // What was killed between a write and its sync left records that are read here and may not be on the disk. Neither a
+            // sealed roster nor the answer to a message that comes again may know more than the disk does.
+            file.sync_data().map_err(disk("syncing", &path))?;
         } else {
             let missing = self.missing_end(number, &mut doubtful, sound)?;
             for found in doubtful {
@@ -468,11 +471,11 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Everything before a place was replayed: lets go of old rosters when they take too much memory.
+    /// Everything before a place was replayed: lets go of old rosters, so that the next start has less to replay.
     fn make_room(&mut self, late: &mut Late<'_>, end: Place) -> Result<(), JournalError> {
         loop {
             let mut ledger = self.shared.ledger_mut();
-            if ledger.memory() <= self.window_bytes || ledger.window_len() < 2 {
+            if !ledger.is_to_let_go(self.window_bytes) {
                 break;
             }
             ledger.freeze_oldest(late, end);

@@ -101,6 +101,11 @@ impl Roster {
         self.entries().map(|entry| entry.row.received_at).max()
     }
 
+    /// Whether nothing happens to its messages any more unless somebody asks for it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.entries().all(|entry| entry.row.is_at_rest())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

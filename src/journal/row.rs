@@ -190,6 +190,11 @@ impl Row {
             && self.deliveries.iter().all(|row| !row.state.is_waiting())
     }
 
+    /// Whether nothing happens to it any more unless somebody asks for it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state != MessageState::Received && self.deliveries.iter().all(|row| !row.state.is_waiting())
+    }
+
     /// Where it stands by its deliveries.
     fn derived(&self) -> MessageState {
         let mut states = self.deliveries.iter().map(|row| row.state);

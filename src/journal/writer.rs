@@ -290,13 +290,13 @@ impl Writer {
         Checkpoint { replay_from, indexed, sequence, last, pruned: self.pruned, missing: self.missing.clone() }
     }
 
-    /// A new segment has begun: older rosters are let go of when they take too much memory.
+    /// A new segment has begun: older rosters are let go of when they are at rest or take too much memory.
     fn rolled(&mut self) -> Result<(), JournalError> {
         let shared = self.shared.clone();
         let mut late = Late::new(&shared.index);
         let mut ledger = shared.ledger_mut();
         ledger.begin(self.appender.end().segment);
-        while ledger.memory() > self.window_bytes && ledger.window_len() > 1 && ledger.frozen.len() < MAX_FROZEN {
+        while ledger.frozen.len() < MAX_FROZEN && ledger.is_to_let_go(self.window_bytes) {
             ledger.freeze_oldest(&mut late, self.appender.end());
         }
         self.note(&mut ledger, late)?;

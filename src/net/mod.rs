@@ -3,4 +3,4 @@
 pub mod ssh;
 mod tcp;
 
-pub(crate) use tcp::tune;
+pub(crate) use tcp::{listen, tune};

@@ -37,7 +37,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Demo {
     pub(super) fn run(self) -> ExitCode {
-        super::logs::start(LevelFilter::ERROR);
+        let _logs = super::logs::start(LevelFilter::ERROR);
         let result = super::runtime().map_err(Failure::from).and_then(|runtime| {
             let result = runtime.block_on(self.show());
             runtime.shutdown_timeout(Duration::from_secs(1));

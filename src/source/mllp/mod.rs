@@ -14,7 +14,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
-use tokio::net::TcpListener;
 use toml::Spanned;
 
 use self::listener::Listener;
@@ -23,6 +22,7 @@ use crate::config::{
     BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, more_than, parsed, report, time_limit,
 };
 use crate::hl7::{Charset, Limits};
+use crate::net;
 
 pub use judge::{Judged, judge};
 
@@ -250,7 +250,7 @@ impl SourceConfig for Mllp {
     async fn build(&self, _: &Place) -> Result<Box<dyn Source>, BuildError> {
         let address = self.listen.0;
         let failed = |error| BuildError::Listen { address, error };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
+        let socket = net::listen(address).map_err(failed)?;
         let address = socket.local_addr().map_err(failed)?;
         let options = connection::Options {
             max_frame_bytes: self.max_frame.bytes(),

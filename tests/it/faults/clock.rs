@@ -1,9 +1,10 @@
 //! The wall clock jumps, or was wrong from the start. The shim moves the engine's wall clock and leaves the monotonic one alone.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::scene::{Scene, ids};
+use super::scene::{Scene, free_address, ids};
 use super::shim::Shim;
+use crate::support::eventually::{eventually, eventually_within};
 
 const HOUR: i64 = 3600;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -24,6 +25,40 @@ fn f34_the_clock_jumps_forward_and_back() {
     let arrived = scene.peer.as_ref().unwrap().received();
     let order: Vec<bool> = (0..4).map(|n| arrived[n * 10].contains(&format!("|A{n}-00000|"))).collect();
     assert_eq!(order, [true; 4], "{arrived:?}");
+}
+
+/// What waits for its retry when the clock is put back goes out when it would have, also after a restart.
+fn a_retry_does_not_wait_for_the_clock(restart: bool) {
+    let mut scene = Scene::without_peer("", "", free_address());
+    let shim = Shim::load(&mut scene.rig, "/data/");
+    shim.wrong_by(HOUR);
+    scene.rig.start();
+    scene.send(&ids("A", 5));
+    eventually("it was tried", || scene.rig.log().contains("the destination is down").then_some(()));
+    if restart {
+        scene.kill();
+    }
+    shim.wrong_by(-HOUR);
+    if restart {
+        scene.rig.start();
+    } else {
+        eventually("the jump is noted", || scene.rig.log().contains("the wall clock went back").then_some(()));
+    }
+    scene.start_peer();
+    eventually_within(Duration::from_secs(10), "they go out now, not in two hours", || {
+        (scene.peer.as_ref().unwrap().received().len() == 5).then_some(())
+    });
+    scene.verify();
+}
+
+#[test]
+fn f34_a_retry_does_not_wait_for_a_clock_that_was_put_back() {
+    a_retry_does_not_wait_for_the_clock(false);
+}
+
+#[test]
+fn f34_a_retry_does_not_wait_for_a_clock_that_was_put_back_before_a_restart() {
+    a_retry_does_not_wait_for_the_clock(true);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod kill;
 mod limits;
 mod mllp;
 mod mounts;
+mod network;
 mod power;
 mod process;
 mod recovery;

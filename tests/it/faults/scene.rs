@@ -89,7 +89,11 @@ impl Scene {
 
     /// The same with nobody at the destination.
     pub(super) fn without_peer(source: &str, destination: &str, peer_address: SocketAddr) -> Scene {
-        let address = free_address();
+        Scene::on(free_address(), source, destination, peer_address)
+    }
+
+    /// The same, listening on this address.
+    pub(super) fn on(address: SocketAddr, source: &str, destination: &str, peer_address: SocketAddr) -> Scene {
         let rig = Rig::new();
         rig.write(
             "channels/channel.toml",

@@ -87,14 +87,17 @@ impl Drop for MllpServer {
 }
 
 fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<Answer>, stopped: &AtomicBool) {
-    let mut pending = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
     let mut buffer = [0; 65536];
     loop {
+        // Only what is new is searched: looking through a large message at every read takes seconds.
+        let mut from = pending.len().saturating_sub(1);
         match stream.read(&mut buffer) {
             Ok(0) | Err(_) => return,
             Ok(count) => pending.extend_from_slice(&buffer[..count]),
         }
-        while let Some(end) = pending.windows(2).position(|pair| pair == b"\x1c\r") {
+        while let Some(end) = pending[from..].windows(2).position(|pair| pair == b"\x1c\r").map(|at| from + at) {
+            from = 0;
             let rest = pending.split_off(end + 2);
             let message = String::from_utf8_lossy(&pending[1..end]).into_owned();
             pending = rest;

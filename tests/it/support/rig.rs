@@ -30,6 +30,8 @@ pub struct Rig {
     pub arguments: Vec<&'static str>,
     /// Its environment, beside the test's own.
     pub environment: Vec<(String, String)>,
+    /// While somebody holds it, nobody reads the log of the engine.
+    pub deaf: Arc<Mutex<()>>,
     engine: Option<Running>,
 }
 
@@ -45,7 +47,7 @@ impl Rig {
     pub fn new() -> Rig {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("channels")).unwrap();
-        Rig { folder, arguments: Vec::new(), environment: Vec::new(), engine: None }
+        Rig { folder, arguments: Vec::new(), environment: Vec::new(), deaf: Arc::default(), engine: None }
     }
 
     /// A rig with one channel, running.
@@ -94,9 +96,10 @@ impl Rig {
             .unwrap();
         let log: Arc<Mutex<String>> = Arc::default();
         let stderr = BufReader::new(process.stderr.take().unwrap());
-        let sink = log.clone();
+        let (sink, deaf) = (log.clone(), self.deaf.clone());
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
+                drop(deaf.lock().unwrap());
                 let mut log = sink.lock().unwrap();
                 log.push_str(&line);
                 log.push('\n');
