@@ -187,9 +187,13 @@ impl Worker {
             Err(error @ JournalError::Damaged { .. }) => return errored("journal", error.to_string()),
             Err(error) => return Err(error),
         };
+        let body = match story.body.into_bytes(id) {
+            Ok(body) => body,
+            Err(error) => return errored("journal", error.to_string()),
+        };
         let summary = story.summary;
         let meta = Meta { id, channel: summary.channel, received_at: summary.received_at, origin: summary.origin };
-        let message = match Message::read(meta, summary.format, &story.body, &hl7::Limits::default()) {
+        let message = match Message::read(meta, summary.format, &body, &hl7::Limits::default()) {
             Ok(message) => message,
             Err(error) => return errored("reading the message", error.to_string()),
         };
