@@ -38,6 +38,7 @@ mod stored;
 mod story;
 mod strip;
 mod stripped;
+mod stripping;
 #[cfg(test)]
 mod tests;
 mod verify;

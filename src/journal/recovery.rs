@@ -109,8 +109,10 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -
     let mut before = all - found.numbers.last().map_or(0, |last| length(&found.segments, *last));
     replay.finish(end)?;
     // Nothing is appended to what is left of a segment: it was the last one only because later ones are lost.
-    if let Some(last) = end.filter(|end| found.stripped.contains_key(&end.segment)) {
-        (before, end) = (all, Some(Place { segment: last.segment + 1, offset: 0 }));
+    if let Some(Place { segment, .. }) = end
+        && is_stripped(&found.segments, segment)?
+    {
+        (before, end) = (all, Some(Place { segment: segment + 1, offset: 0 }));
     }
     shared.found_stripped(&found.stripped);
     let Replay { sequence, missing, mut damage, .. } = replay;
@@ -163,6 +165,12 @@ fn is_unwritten(path: &Path, number: u64) -> Result<bool, JournalError> {
     let file = Segment::open(path, number).map_err(disk("opening", path))?;
     let mut scan = Scan::new(&file).map_err(disk("reading", path))?;
     scan.next().map(|found| found.is_none()).map_err(disk("reading", path))
+}
+
+fn is_stripped(segments: &Path, number: u64) -> Result<bool, JournalError> {
+    let path = segments::path(segments, number);
+    let segment = Segment::open(&path, number).map_err(disk("opening", &path))?;
+    Ok(matches!(segment, Segment::Stripped(_)))
 }
 
 /// Where a segment ends, or ended before its content was removed; 0 where it is not there.

@@ -220,6 +220,22 @@ async fn what_was_parked_loses_its_content_once_it_is_finished() {
 }
 
 #[tokio::test]
+async fn a_segment_that_cannot_be_written_anew_does_not_keep_the_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = many(folder.path(), 60).await;
+    let in_the_way = folder.path().join("segments/00000003.strip");
+    std::fs::create_dir(&in_the_way).expect("made");
+    let would = disk.prune(Prune { dry_run: true, ..Prune::content(at(51)) }).await.expect("looked at");
+    let error = disk.prune(Prune::content(at(51))).await.expect_err("one of them").to_string();
+    assert!(error.contains("removing the content") && error.contains("00000003.log"), "{error}");
+    assert_eq!(disk.stats().stripped_segments + 1, would.stripped_segments);
+    let _ = disk.receive(arrival(1000, "a")).await.expect("the journal goes on");
+    std::fs::remove_dir(&in_the_way).expect("removed");
+    assert_eq!(disk.prune(Prune::content(at(51))).await.expect("pruned").stripped_segments, 1);
+    assert_eq!(disk.stats().stripped_segments, would.stripped_segments);
+}
+
+#[tokio::test]
 async fn nothing_is_appended_to_what_is_left_of_a_segment() {
     let folder = tempfile::tempdir().expect("a folder");
     let disk = many(folder.path(), 60).await;
@@ -230,6 +246,11 @@ async fn nothing_is_appended_to_what_is_left_of_a_segment() {
     for extension in ["log", "idx"] {
         remove_files(folder.path(), extension, |stem| stem > last.as_str());
     }
+    // Nor when its end is damaged, by which it is known at a glance.
+    let path = folder.path().join(format!("segments/{last}.log"));
+    let mut bytes = std::fs::read(&path).expect("a segment");
+    *bytes.last_mut().expect("it is not empty") ^= 1;
+    std::fs::write(&path, bytes).expect("written");
     for round in 0..2 {
         let disk = open_small(folder.path());
         assert_eq!(disk.stats().segments, pruned.stripped_segments + 1, "round {round}");
