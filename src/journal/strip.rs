@@ -26,7 +26,7 @@ use super::segments::{self, Segment, sync_folder, unreadable};
 use super::stripped::Tail;
 use super::stripping::Out;
 use super::writer::Shared;
-use super::{JournalError, folder};
+use super::{Journal, JournalError, folder};
 use crate::message::MessageId;
 
 /// The ending of a file that is to take a segment's place.
@@ -87,6 +87,7 @@ impl Disk {
         if prune.dry_run {
             return blocking(move || shared.strip(&shelf, true)).await;
         }
+        self.check_room(shelf.segment())?;
         let going = self.going(shelf.segment()).await?;
         let done = blocking(move || {
             let done = shared.strip(&shelf, false);
@@ -96,6 +97,18 @@ impl Disk {
         .await?;
         self.submit(Work::GaveBack { bytes: done.bytes }, 0).await?;
         Ok(done)
+    }
+
+    /// What is left of a segment is written beside it. The last room on the disk is not for that: a record that cannot be written
+    /// would be the end of the journal.
+    fn check_room(&self, segment: u64) -> Result<(), JournalError> {
+        let path = segments::path(&self.shared.segments, segment);
+        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
+        if self.disk().is_some_and(|disk| disk.free < bytes) {
+            let error = io::Error::other("there is too little room on the disk to write what is left of it");
+            return Err(unreadable("removing the content", &path)(error));
+        }
+        Ok(())
     }
 
     /// From now on, nothing that is finished and has a record in a segment is sent again. What was asked for before is known when

@@ -235,6 +235,38 @@ async fn a_segment_that_cannot_be_written_anew_does_not_keep_the_others() {
     assert_eq!(disk.stats().stripped_segments, would.stripped_segments);
 }
 
+/// Content went because a message was finished; if the records that said so are lost, it is not finished and cannot be.
+#[tokio::test]
+async fn what_is_neither_finished_nor_there_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open_small(folder.path());
+    for n in 1..=40 {
+        let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
+    }
+    let arrivals = disk.stats().segments;
+    for n in 1..=40 {
+        let filtered = Transformed::Filtered { place: "step 1 (a.toml:3)".to_owned() };
+        disk.transformed(id(n), at(n), filtered, vec![]).await.expect("kept");
+    }
+    let pruned = disk.prune(Prune::content(at(100))).await.expect("pruned");
+    assert!(arrivals > 4 && pruned.stripped_messages == 40, "{arrivals} {pruned:?}");
+    disk.close().await.expect("it closes");
+    drop(disk);
+    let last = format!("{arrivals:08}");
+    for extension in ["log", "idx"] {
+        remove_files(folder.path(), extension, |stem| stem >= last.as_str());
+    }
+    let disk = open_small(folder.path());
+    let lost = count(&disk, "a", MessageState::Received);
+    assert!(lost > 20, "{lost}");
+    assert_eq!(disk.untransformed("a", 0, 100).expect("a list").len() as u64, lost);
+    assert!(disk.story(id(2)).expect("a story").expect("known").body.kept().is_none());
+    let pruned = disk.prune(Prune::messages(at(100))).await.expect("pruned");
+    assert!(pruned.segments > 3, "{pruned:?}");
+    assert_eq!(disk.untransformed("a", 0, 100).expect("a list").len(), 0);
+    assert_eq!((disk.waiting().expect("a list"), count(&disk, "a", MessageState::Received)), (vec![], 0));
+}
+
 #[tokio::test]
 async fn nothing_is_appended_to_what_is_left_of_a_segment() {
     let folder = tempfile::tempdir().expect("a folder");
