@@ -324,7 +324,7 @@ impl Dispatcher {
                 Ok(())
             }
             // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
-            Err(error @ JournalError::Damaged { .. }) => {
+            Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
                 let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
                 self.settle(Ended { connector, queued, started_at, began, result });
                 Ok(())

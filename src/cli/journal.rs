@@ -18,7 +18,7 @@ pub(super) enum Journal {
     Stats(Stats),
     /// Look at every byte of a journal, also beside a running engine; changes nothing
     Verify(Verify),
-    /// Have a running engine remove old messages and give their space back: never what is unsent or parked
+    /// Have a running engine remove old messages, or only their content, and give the space back: never what is unsent or parked
     Prune(Prune),
     /// Have a running engine copy its journal into a new folder, while it works
     Backup(BackUp),
@@ -49,6 +49,12 @@ pub(super) struct Verify {
 pub(super) struct Prune {
     #[command(flatten)]
     what: What,
+    /// Remove the content only: states, references, attempts, and who did what and why, stay
+    #[arg(long, conflicts_with = "free")]
+    content: bool,
+    /// Say what would be removed, and do nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask first
     #[arg(long, short)]
     yes: bool,
@@ -68,7 +74,7 @@ struct What {
     /// What was received longer ago than this ("30d")
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     older_than: Option<Duration>,
-    /// The oldest, until so much space was given back ("2GiB")
+    /// The oldest, until so much space was given back ("2GiB"): first their content, and all of them only if that is not enough
     #[arg(long, value_name = "SIZE", value_parser = size)]
     free: Option<ByteSize>,
 }
@@ -125,6 +131,13 @@ impl Stats {
         }
         let stats = view.stats;
         print_line(&format!("{} segments, {} on the disk", stats.segments, mebibytes(stats.disk_bytes)));
+        if stats.stripped_segments > 0 {
+            print_line(&format!(
+                "{} of the segments hold metadata only, and what is unsent or parked: {}",
+                stats.stripped_segments,
+                mebibytes(stats.stripped_bytes)
+            ));
+        }
         print_line(&format!(
             "since the start: {} records, {}, {} syncs",
             stats.appended,
@@ -154,8 +167,12 @@ impl Verify {
         let found = journal::verify(&self.data, &mut tell).map_err(failed)?;
         if as_text {
             print_line(&format!(
-                "{} segments, {} records, {} messages, {}: {}",
+                "{} segments{}, {} records, {} messages, {}: {}",
                 found.segments,
+                match found.stripped_segments {
+                    0 => String::new(),
+                    stripped => format!(" ({stripped} without content, whose time was over)"),
+                },
                 found.records,
                 found.messages,
                 mebibytes(found.bytes),
@@ -172,7 +189,7 @@ impl Verify {
 
 impl Prune {
     fn run(&self) -> Result<ExitCode, ExitCode> {
-        let (request, what) = match (&self.what.before, &self.what.older_than, &self.what.free) {
+        let (mut request, what) = match (&self.what.before, &self.what.older_than, &self.what.free) {
             (Some(before), ..) => (json!({ "before": before }), format!("what was received before {before}")),
             (_, Some(age), _) => {
                 let age = SignedDuration::try_from(age.get()).unwrap_or(SignedDuration::MAX);
@@ -184,7 +201,9 @@ impl Prune {
                 (json!({ "bytes": bytes }), format!("the oldest {}", mebibytes(bytes as u64)))
             }
         };
-        if !self.yes && somebody_is_there() && !confirmed(&format!("remove {what}, for good")) {
+        let what = if self.content { format!("the content of {what}") } else { what };
+        (request["content"], request["dry_run"]) = (json!(self.content), json!(self.dry_run));
+        if !self.yes && !self.dry_run && somebody_is_there() && !confirmed(&format!("remove {what}, for good")) {
             complain("nothing was done");
             return Ok(ExitCode::No);
         }
@@ -192,8 +211,13 @@ impl Prune {
         if self.format == OutputFormat::Json {
             return Ok(print_json(&pruned));
         }
+        let contents = match pruned.stripped_messages {
+            0 if !self.content => String::new(),
+            contents => format!("the content of {contents} messages removed; "),
+        };
         print_line(&format!(
-            "{} messages removed, {} kept because they are not finished; {} given back",
+            "{}{contents}{} messages removed, {} kept because they are not finished; {} given back",
+            if self.dry_run { "nothing was done; it would be: " } else { "" },
             pruned.messages,
             pruned.carried,
             mebibytes(pruned.bytes)

@@ -144,14 +144,15 @@ fn row(message: &Summary) -> String {
     let deliveries: Vec<String> =
         message.deliveries.iter().map(|delivery| format!("{}: {}", delivery.destination, delivery.state)).collect();
     format!(
-        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}",
+        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}{}",
         message.id,
         message.received_at.to_string(),
         message.state,
         message.channel,
         kind,
         deliveries.join(", "),
-        if message.origin.reused_key { "  (reused control id)" } else { "" }
+        if message.origin.reused_key { "  (reused control id)" } else { "" },
+        if message.content_removed.is_some() { "  (content removed)" } else { "" }
     )
     .trim_end()
     .to_owned()
@@ -191,6 +192,10 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
     }
     if let Some(reason) = &summary.reason {
         lines.push(format!("  {}: {reason}", summary.state));
+    }
+    if let Some(at) = summary.content_removed {
+        let days = at.duration_since(summary.received_at).as_hours() / 24;
+        lines.push(format!("  content removed on {}, {days} days after receipt", at.strftime("%Y-%m-%d")));
     }
     push_content(&mut lines, content.then_some(&view.body));
     if let Some(acknowledgement) = view.acknowledgement.as_ref().filter(|_| content) {
@@ -234,6 +239,11 @@ fn push_content(lines: &mut Vec<String>, content: Option<&Content>) {
             );
         }
         Some(Content::Base64(text)) => lines.push(format!("       | base64 {text}")),
+        Some(Content::Removed(removed)) => {
+            let sha256 =
+                removed.sha256.as_ref().map_or_else(|| "damaged before".to_owned(), |hash| format!("sha256 {hash}"));
+            lines.push(format!("       ({} bytes, removed; {sha256})", removed.bytes));
+        }
         None => {}
     }
 }

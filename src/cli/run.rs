@@ -43,11 +43,15 @@ pub(super) struct Run {
     /// 256 MiB)
     #[arg(long, value_parser = amount, env = "LABWIRE_DISK_RESERVE", value_name = "SIZE")]
     disk_reserve: Option<Amount>,
-    /// Messages are kept for so long: "30d". What is unsent, or a dead letter, is kept for ever
+    /// The content of messages is kept for so long: "30d". What is unsent, or a dead letter, is kept for ever
     #[arg(long, value_parser = duration, default_value = "30d", env = "LABWIRE_KEEP", value_name = "TIME")]
     keep: Duration,
-    /// When more than this much of the journal's disk is used, the oldest messages go before their time, but none that is
-    /// younger than a day: "80%", or a size
+    /// What is known of messages without their content (states, references, attempts, who and why) is kept for so long, and not
+    /// shorter than the content (if not given: 180 days, or as long as the content where that is longer)
+    #[arg(long, value_parser = duration, env = "LABWIRE_KEEP_METADATA", value_name = "TIME")]
+    keep_metadata: Option<Duration>,
+    /// When more than this much of the journal's disk is used, the oldest messages go before their time, first their content, then
+    /// the rest, but none that is younger than a day: "80%", or a size
     #[arg(long, value_parser = amount, default_value = "80%", env = "LABWIRE_PRUNE_AT", value_name = "SIZE")]
     prune_at: Amount,
 }
@@ -56,6 +60,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     let duration = crate::config::Duration::parse(text).map(crate::config::Duration::get);
     duration.filter(|duration| !duration.is_zero()).ok_or_else(|| "write a time, as in 30d or 72h".to_owned())
 }
+
+/// What is known of messages is kept for so long, where nothing else is said.
+const KEEP_METADATA: Duration = Duration::from_secs(180 * 24 * 3600);
 
 /// A size or a part of a disk.
 fn amount(text: &str) -> Result<Amount, String> {
@@ -77,6 +84,13 @@ impl Run {
                 self.listen,
                 self.listen.port()
             ));
+            return ExitCode::Usage;
+        }
+        if self.keep_metadata.is_some_and(|metadata| metadata < self.keep) {
+            complain(
+                "--keep-metadata: is shorter than --keep; what is known of a message is kept at least as long as its content: \
+                 give both the same time to let them go together",
+            );
             return ExitCode::Usage;
         }
         if !self.channels.is_dir() {
@@ -115,7 +129,8 @@ impl Run {
         let serving = tokio::spawn(server.run(engine.clone(), stop.clone()));
         let watching = tokio::spawn(engine.clone().watch(stop.clone()));
         let clock = tokio::spawn(note_clock_jumps(stop.clone()));
-        let retention = Retention { keep: self.keep, prune_at: self.prune_at };
+        let keep_metadata = self.keep_metadata.unwrap_or(KEEP_METADATA.max(self.keep));
+        let retention = Retention { keep: self.keep, keep_metadata, prune_at: self.prune_at };
         let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
         let failed = tokio::select! {
             _ = terminate.recv() => None,

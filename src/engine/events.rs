@@ -141,7 +141,8 @@ impl Engine {
     fn is_as_before(&self, receipt: &Receipt, event: &Value) -> Result<bool, JournalError> {
         let Some(first) = receipt.recipients().first() else { return Ok(false) };
         let story = self.journal().story(first.id)?;
-        Ok(story.and_then(|story| serde_json::from_slice::<Value>(&story.body).ok()).is_some_and(|body| body == *event))
+        let body = story.as_ref().and_then(|story| story.body.kept());
+        Ok(body.and_then(|body| serde_json::from_slice::<Value>(body).ok()).is_some_and(|body| body == *event))
     }
 
     /// Files that cannot be used might hold a channel for the event: nobody knows. Those whose last good version goes on do not

@@ -25,7 +25,7 @@ use crate::message::MessageIds;
 pub use clock::note_clock_jumps;
 pub use events::{EventProblem, FireError, Fired};
 pub use reload::Reloaded;
-pub use retention::Retention;
+pub use retention::{Retention, oldest};
 
 /// All the channels of one folder, at work over one journal.
 pub struct Engine {

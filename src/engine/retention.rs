@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::Engine;
-use crate::journal::{Amount, JournalError, Pruned, Query};
+use crate::journal::{Amount, JournalError, Prune, Pruned, Query};
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How often to look for content that could not go with the rest of its segment, because it was unsent or parked.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(3600);
 /// A clock that moved by more than this against the machine's own count of time has jumped, and so has one that is so far ahead of
 /// the newest message: nothing is removed on its word.
 const JUMP: SignedDuration = SignedDuration::from_hours(24);
@@ -21,9 +23,11 @@ const YOUNGEST: SignedDuration = SignedDuration::from_hours(24);
 /// What is kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Messages are kept for so long at least.
+    /// The content of messages is kept for so long at least.
     pub keep: Duration,
-    /// When more than this much of the disk is used, the oldest finished messages go before their time.
+    /// And what is known of them for so long: not shorter.
+    pub keep_metadata: Duration,
+    /// When more than this much of the disk is used, the oldest go before their time: content first.
     pub prune_at: Amount,
 }
 
@@ -67,11 +71,16 @@ impl Engine {
     /// Removes what is old, now and again, until `stop`.
     pub async fn retain(self: Arc<Engine>, retention: Retention, stop: CancellationToken) {
         let mut clock = Clock::new(Timestamp::now());
+        let mut looked_again: Option<Instant> = None;
         loop {
-            match self.retain_once(&retention, &mut clock).await {
-                Ok(Pruned { segments: 0, .. }) => debug!("nothing is old enough to be pruned"),
-                Ok(Pruned { segments, messages, carried, bytes }) => {
-                    info!(segments, messages, carried, bytes, "pruned");
+            let again = looked_again.is_none_or(|at| at.elapsed() >= LOOK_AGAIN_EVERY);
+            if again {
+                looked_again = Some(Instant::now());
+            }
+            match self.retain_once(&retention, &mut clock, again).await {
+                Ok(Pruned { stripped_segments: 0, segments: 0, .. }) => debug!("nothing is old enough to be pruned"),
+                Ok(Pruned { stripped_messages: contents, segments, messages, carried, bytes, .. }) => {
+                    info!(contents, segments, messages, carried, bytes, "pruned");
                 }
                 Err(error) => warn!(%error, "the journal was not pruned"),
             }
@@ -82,25 +91,27 @@ impl Engine {
         }
     }
 
-    async fn retain_once(&self, retention: &Retention, clock: &mut Clock) -> Result<Pruned, JournalError> {
+    async fn retain_once(&self, retention: &Retention, clock: &mut Clock, again: bool) -> Result<Pruned, JournalError> {
         let now = Timestamp::now();
         let newest = self.journal().search(&Query { limit: 1, ..Query::default() })?;
         let newest = newest.messages.first().map(|newest| newest.received_at);
         if !clock.is_plausible(now, Instant::now(), newest) {
             return Ok(Pruned::default());
         }
-        let keep = SignedDuration::try_from(retention.keep).unwrap_or(SignedDuration::MAX);
-        let mut pruned = match now.checked_sub(keep) {
-            Ok(before) => self.journal().prune(before).await?,
-            Err(_) => Pruned::default(),
+        let ago = |age: Duration| {
+            let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+            now.checked_sub(age).ok()
         };
+        let mut pruned = Pruned::default();
+        if let Some(before) = ago(retention.keep_metadata) {
+            pruned = pruned.and(self.journal().prune(Prune::messages(before)).await?);
+        }
+        if let Some(before) = ago(retention.keep) {
+            pruned = pruned.and(self.journal().prune(Prune { again, ..Prune::content(before) }).await?);
+        }
         if let Some(bytes) = self.too_much(retention) {
             info!(bytes, "the disk is fuller than `--prune-at` allows: the oldest messages go");
-            let more = self.free(bytes).await?;
-            pruned.segments += more.segments;
-            pruned.messages += more.messages;
-            pruned.carried += more.carried;
-            pruned.bytes += more.bytes;
+            pruned = pruned.and(self.journal().prune(Prune { again, ..oldest(bytes) }).await?);
         }
         Ok(pruned)
     }
@@ -110,12 +121,11 @@ impl Engine {
         let disk = self.journal().disk()?;
         disk.used().checked_sub(retention.prune_at.of(disk.bytes)).filter(|excess| *excess > 0)
     }
+}
 
-    /// Removes the oldest finished messages until so many bytes were given back, but none that is younger than a day.
-    pub async fn free(&self, bytes: u64) -> Result<Pruned, JournalError> {
-        let before = Timestamp::now().checked_sub(YOUNGEST).unwrap_or(Timestamp::MIN);
-        self.journal().prune_bytes(bytes, before).await
-    }
+/// The oldest, until so many bytes were given back, but nothing that is younger than a day.
+pub fn oldest(bytes: u64) -> Prune {
+    Prune::bytes(bytes, Timestamp::now().checked_sub(YOUNGEST).unwrap_or(Timestamp::MIN))
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! data/
-//!   format                   `labwire-journal 2`
+//!   format                   `labwire-journal 3`
 //!   lock                     held by the engine: its process id, the machine's boot id
 //!   pruned                   the last segment that pruning removed
-//!   segments/00000001.log …  the truth: records, appended and synced (see `record.rs`, `event.rs`)
+//!   segments/00000001.log …  the truth: records, appended and synced (see `record.rs`, `event.rs`); of old ones, what is left
+//!                            since their content was removed (see `stripped.rs`)
 //!   segments/00000001.idx …  what is in a segment that is no longer written to (see `sealed.rs`); made again when it is lost
 //!   index/                   sled: what changed since (see `keys.rs`); made again whenever it cannot be trusted
 //! ```
@@ -25,15 +26,14 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::event::Known;
 use super::plan::Work;
-use super::prune::Limit;
 use super::recovery::Recovered;
 use super::room::Reserve;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
-    MessageState, NewDelivery, Outgoing, Page, Pruned, Query, Queued, Receipt, Received, Room, Story, Transformed,
-    Untransformed, Waiting, folder, recovery, search,
+    MessageState, NewDelivery, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
+    Transformed, Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
 
@@ -67,6 +67,12 @@ pub struct Disk {
 pub struct Stats {
     /// Segments.
     pub segments: u64,
+    /// Segments of these whose content was removed: metadata is left, and the content of what is unsent or parked.
+    #[serde(default)]
+    pub stripped_segments: u64,
+    /// Bytes of those segments.
+    #[serde(default)]
+    pub stripped_bytes: u64,
     /// Bytes of segments and sealed rosters on the disk, with what is prepared for later.
     pub disk_bytes: u64,
     /// Records written since the journal was opened.
@@ -240,12 +246,8 @@ impl Journal for Disk {
         self.damage.clone()
     }
 
-    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
-        self.prune_to(Limit { before, bytes: u64::MAX }).await
-    }
-
-    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError> {
-        self.prune_to(Limit { before, bytes }).await
+    async fn prune(&self, prune: Prune) -> Result<Pruned, JournalError> {
+        self.prune_as(prune).await
     }
 
     fn disk(&self) -> Option<DiskSpace> {
@@ -263,8 +265,9 @@ impl Journal for Disk {
             count += u64::from(entry.path().extension().is_some_and(|extension| extension == "log"));
             disk_bytes += entry.metadata().map_or(0, |metadata| metadata.len());
         }
+        let (stripped_segments, stripped_bytes) = self.shared.stripped_size();
         let [appended, syncs, bytes] = [appended, syncs, bytes].map(|count| count.load(Relaxed));
-        Stats { segments: count, disk_bytes, appended, syncs, bytes }
+        Stats { segments: count, stripped_segments, stripped_bytes, disk_bytes, appended, syncs, bytes }
     }
 
     async fn failed(&self) -> JournalError {

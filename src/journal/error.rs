@@ -1,5 +1,7 @@
 //! Why the journal did not do what was asked.
 
+use jiff::Timestamp;
+
 use super::DeliveryState;
 use crate::message::MessageId;
 
@@ -36,7 +38,7 @@ pub enum JournalError {
         /// What the system said.
         error: String,
     },
-    /// Something that is on the disk cannot be read; what is new is still taken in.
+    /// Something that is on the disk cannot be read, or not be made smaller; what is new is still taken in.
     #[error("journal: {action} of `{path}`: {error}")]
     Unreadable {
         /// What was being done.
@@ -81,6 +83,17 @@ pub enum JournalError {
         segment: u64,
         /// Where in it.
         offset: u64,
+    },
+    /// The message's content was removed, because its time was over. What is known of the message is still there.
+    #[error(
+        "message {id}: its content was removed on {}, after the time for which content is kept; what happened to it can still be seen",
+        at.strftime("%Y-%m-%d")
+    )]
+    Removed {
+        /// The message.
+        id: MessageId,
+        /// When it was removed.
+        at: Timestamp,
     },
     /// There is no such message or delivery.
     #[error("message {id}: not in the journal")]

@@ -9,7 +9,7 @@ use super::JournalError;
 use super::segments::{disk, sync_folder};
 
 /// The format that this engine writes, and the newest that it reads.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The `format` file says this and the number.
 const FORMAT_WORD: &str = "labwire-journal";
 

@@ -35,7 +35,11 @@ mod sealed;
 mod search;
 mod segments;
 mod state;
+mod stored;
 mod story;
+mod strip;
+mod stripped;
+mod stripping;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -55,9 +59,10 @@ use crate::message::{Body, Format, MessageId, Origin, RefKind, Refs};
 
 pub use disk::{Disk, Stats};
 pub use error::JournalError;
-pub use prune::Pruned;
+pub use prune::{Prune, Pruned};
 pub use room::{Amount, DiskSpace, Margins, Room};
 pub use state::{DeliveryState, MessageState};
+pub use stored::{Removed, Stored};
 pub use verify::{Backup, Verified, restore, verify};
 
 /// What a source hands over to be kept: one body for one or more channels.
@@ -391,6 +396,9 @@ pub struct Summary {
     pub refs: Refs,
     /// Its deliveries, in the order of the channel file.
     pub deliveries: Vec<DeliverySummary>,
+    /// When its content was removed; what is known of it stays longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_removed: Option<Timestamp>,
 }
 
 /// A delivery as the journal knows it.
@@ -419,9 +427,9 @@ pub struct Story {
     /// The row of the list.
     pub summary: Summary,
     /// The bytes as they came.
-    pub body: Bytes,
+    pub body: Stored,
     /// The acknowledgement that was sent.
-    pub acknowledgement: Option<Bytes>,
+    pub acknowledgement: Option<Stored>,
     /// When the transformer was done with it.
     pub transformed_at: Option<Timestamp>,
     /// Each delivery's content and attempts, in the order of `summary.deliveries`.
@@ -434,9 +442,20 @@ pub struct Story {
 #[derive(Clone)]
 pub struct DeliveryStory {
     /// What was to be sent; none when filtered.
-    pub outgoing: Option<Outgoing>,
+    pub content: Option<Stored>,
+    /// What the destination worked out from the message.
+    pub properties: std::collections::BTreeMap<String, String>,
     /// Every try.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<Tried>,
+}
+
+/// A try with what was answered.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    /// The try.
+    pub attempt: Attempt,
+    /// What the peer answered.
+    pub response: Option<Stored>,
 }
 
 /// Which messages to list. Everything given must hold.
@@ -528,7 +547,8 @@ pub trait Journal: Send + Sync + 'static {
     /// one by one, see [`Journal::outgoing`].
     fn queue(&self, lane: &Lane, after: u64, limit: usize) -> Result<Vec<Queued>, JournalError>;
 
-    /// What a delivery is to send. [`JournalError::Damaged`] where that can no longer be read: it will never be.
+    /// What a delivery is to send. [`JournalError::Damaged`] or [`JournalError::Removed`] where that can no longer be read: it
+    /// will never be.
     fn outgoing(&self, delivery: &DeliveryId) -> Result<Outgoing, JournalError>;
 
     /// The dead letters that hold up a lane or a key of it, in order.
@@ -556,12 +576,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;
 
-    /// Removes what was received before a time, whole segments at a time, and gives the space back to the file system. Never what
-    /// is unsent or parked.
-    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError>;
-
-    /// The same, but the oldest first, and only until so many bytes were given back.
-    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError>;
+    /// Removes what is old, whole segments at a time, the oldest first, and gives the space back to the file system. Never what is
+    /// unsent or parked.
+    async fn prune(&self, prune: Prune) -> Result<Pruned, JournalError>;
 
     /// The disk that the journal is on; none where that cannot be told.
     fn disk(&self) -> Option<DiskSpace>;

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
 use super::event::{Arrived, Attempted, Carried, Commanded, Event, Known, Outcome, Planned};
-use super::prune::Limit;
 use super::record::{self, Place};
 use super::row::Row;
 use super::writer::{Group, Shared, Writer};
@@ -43,11 +42,15 @@ pub(super) enum Work {
     },
     /// What may be pruned is to be sealed.
     SealOld {
-        limit: Limit,
+        before: Timestamp,
     },
     /// A shelf is about to be removed.
     Forget {
         shelf: u64,
+    },
+    /// So many bytes of older segments were given back. All that was asked for before has been done by then.
+    GaveBack {
+        bytes: u64,
     },
     Close,
 }
@@ -80,7 +83,7 @@ impl Writer {
             Work::Command { delivery, command } => self.plan_command(delivery, command),
             Work::Carry { id, from } => self.plan_carry(id, from),
             // These write no event: the writer does them between two groups.
-            Work::SealOld { .. } | Work::Forget { .. } | Work::Close => Ok(Step::Answer(None)),
+            Work::SealOld { .. } | Work::Forget { .. } | Work::GaveBack { .. } | Work::Close => Ok(Step::Answer(None)),
         }
     }
 
@@ -147,7 +150,7 @@ impl Writer {
             };
             let Some(found) = arrived.known().filter(|found| found.key == known.key) else { continue };
             let acknowledgement = match arrived.acknowledged {
-                true => self.shared.reader.body(&record, &file, 1).ok(),
+                true => self.shared.reader.body(&record, &file, 1).ok().and_then(|body| body.kept().cloned()),
                 false => None,
             };
             let Arrived { recipients, received_at, .. } = arrived;
@@ -177,8 +180,8 @@ impl Writer {
 
     fn plan_command(&self, delivery: DeliveryId, command: Command) -> Result<Step, JournalError> {
         use DeliveryState::{Cancelled, Dead, Queued, Retrying, Sent};
-        let row = known(&self.shared, &delivery)?;
-        let (row, _) = row.find(&delivery.destination).ok_or(JournalError::Unknown { id: delivery.message })?;
+        let message = known(&self.shared, &delivery)?;
+        let (row, _) = message.find(&delivery.destination).ok_or(JournalError::Unknown { id: delivery.message })?;
         let (verb, allowed, becomes): (_, &[DeliveryState], _) = match command.verb {
             Verb::Retry => ("retry", &[Dead, Retrying, Cancelled], Queued),
             Verb::Cancel => ("cancel", &[Queued, Retrying, Dead], Cancelled),
@@ -188,13 +191,21 @@ impl Writer {
             let DeliveryId { message: id, destination } = delivery;
             return Err(JournalError::State { id, destination, state: row.state, verb });
         }
+        if becomes == Queued && message.is_finished() {
+            self.shared.check_content(delivery.message, &message)?;
+        }
         let keeps_its_place = row.holds || row.state.is_waiting() || becomes != Queued;
         let sequence = if keeps_its_place { row.sequence } else { self.sequence };
         self.step(Event::Commanded(Commanded { delivery, command, becomes, sequence }), vec![], None, None)
     }
 
     fn plan_carry(&self, id: MessageId, from: u64) -> Result<Step, JournalError> {
-        let Some((carried, bodies)) = self.shared.carried(id, from)? else { return Ok(Step::Answer(None)) };
+        let (carried, bodies) = match self.shared.carried(id, from) {
+            Ok(Some(carried)) => carried,
+            // Without content it can never be sent: it goes with its segment.
+            Ok(None) | Err(JournalError::Removed { .. }) => return Ok(Step::Answer(None)),
+            Err(error) => return Err(error),
+        };
         self.step(Event::Carried(Box::new(carried)), bodies, None, None)
     }
 

@@ -1,11 +1,12 @@
-//! Pruning: old segments are removed whole, which gives their space back to the file system at once.
+//! Pruning: of old segments the content is removed (`strip.rs`), and older ones are removed whole, which gives their space back to
+//! the file system at once.
 //!
 //! Design constraints:
 //! - Nothing that is unsent or parked is removed: a message that is not finished goes on in the newest segment first, with all
 //!   that is known of it.
 //! - The removal is noted, durably, before the first file goes: a rebuild then does not take the segments for lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,19 +14,62 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::late::Late;
+use super::lists::relist;
 use super::plan::Work;
 use super::recovery;
 use super::row::{Row, parse};
 use super::sealed::{self, Sealed};
 use super::segments;
+use super::strip;
 use super::writer::{Shared, Writer};
 use super::{JournalError, folder, keys};
 use crate::message::MessageId;
 
+/// What is to be removed: the oldest first.
+#[derive(Debug, Clone, Copy)]
+pub struct Prune {
+    /// Only what was received before this time.
+    pub before: Timestamp,
+    /// Until so many bytes were given back.
+    pub bytes: u64,
+    /// Content: what is known of the messages stays.
+    pub content: bool,
+    /// Messages, with all that is known of them; where content goes too, only if that was not enough.
+    pub messages: bool,
+    /// Also looks at segments that kept the content of what was unsent or parked: some of that may be finished by now.
+    pub again: bool,
+    /// Only says what would be removed.
+    pub dry_run: bool,
+}
+
+impl Prune {
+    /// The content of what was received before a time.
+    pub fn content(before: Timestamp) -> Prune {
+        Prune { content: true, messages: false, ..Prune::bytes(u64::MAX, before) }
+    }
+
+    /// What was received before a time, with all that is known of it.
+    pub fn messages(before: Timestamp) -> Prune {
+        Prune { content: false, ..Prune::bytes(u64::MAX, before) }
+    }
+
+    /// Until so many bytes were given back: content, and if that is not enough, messages, but only of what was received before a
+    /// time.
+    pub fn bytes(bytes: u64, before: Timestamp) -> Prune {
+        Prune { before, bytes, content: true, messages: true, again: true, dry_run: false }
+    }
+}
+
 /// What pruning removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pruned {
-    /// Segments.
+    /// Segments of which the content is gone, but for what is unsent or parked.
+    #[serde(default)]
+    pub stripped_segments: u64,
+    /// Messages in them whose content is gone.
+    #[serde(default)]
+    pub stripped_messages: u64,
+    /// Segments that are gone.
     pub segments: u64,
     /// Messages in them that are gone.
     pub messages: u64,
@@ -35,59 +79,102 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// What may be removed: the oldest first.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limit {
-    /// Only what was received before this time.
-    pub(super) before: Timestamp,
-    /// Until so many bytes were given back.
-    pub(super) bytes: u64,
+impl Pruned {
+    /// Both together.
+    pub fn and(self, more: Pruned) -> Pruned {
+        Pruned {
+            stripped_segments: self.stripped_segments + more.stripped_segments,
+            stripped_messages: self.stripped_messages + more.stripped_messages,
+            segments: self.segments + more.segments,
+            messages: self.messages + more.messages,
+            carried: self.carried + more.carried,
+            bytes: self.bytes + more.bytes,
+        }
+    }
 }
 
 impl Disk {
-    pub(super) async fn prune_to(&self, limit: Limit) -> Result<Pruned, JournalError> {
+    pub(super) async fn prune_as(&self, prune: Prune) -> Result<Pruned, JournalError> {
         let _alone = self.maintenance.lock().await;
-        let mut pruned = Pruned::default();
-        self.submit(Work::SealOld { limit }, 0).await?;
+        self.submit(Work::SealOld { before: prune.before }, 0).await?;
         let shared = self.shared.clone();
         blocking(move || recovery::write_out(&shared)).await?;
-        loop {
-            let Some(oldest) = self.shared.ledger().sealed.first().cloned() else { break };
-            if pruned.bytes >= limit.bytes || oldest.newest_ms() >= limit.before.as_millisecond() {
+        let sealed = self.shared.ledger().sealed.clone();
+        let is_old = |shelf: &Arc<Sealed>| shelf.newest_ms() < prune.before.as_millisecond();
+        let shelves: Vec<Arc<Sealed>> = sealed.into_iter().take_while(is_old).collect();
+        let mut pruned = Pruned::default();
+        let mut refused = None;
+        let mut given = BTreeMap::new();
+        for shelf in shelves.iter().filter(|_| prune.content) {
+            if pruned.bytes >= prune.bytes {
                 break;
             }
-            self.remove(&oldest, &mut pruned).await?;
+            match self.strip(shelf, &prune).await {
+                Ok(strip::Done { segments, messages, bytes }) => {
+                    pruned.stripped_segments += segments;
+                    pruned.stripped_messages += messages;
+                    pruned.bytes += bytes;
+                    given.insert(shelf.segment(), bytes);
+                }
+                Err(error @ JournalError::Closed { .. }) => return Err(error),
+                // One that cannot be read, or for which there is no room, does not keep the others.
+                Err(error) => {
+                    tracing::warn!(segment = shelf.segment(), %error, "the content of a segment was not removed");
+                    refused.get_or_insert(error);
+                }
+            }
         }
-        Ok(pruned)
+        for shelf in shelves.iter().filter(|_| prune.messages) {
+            if pruned.bytes >= prune.bytes {
+                break;
+            }
+            let mut removed = self.remove(shelf, prune.dry_run).await?;
+            if prune.dry_run {
+                // What its content would have given back was counted already.
+                removed.bytes = removed.bytes.saturating_sub(given.get(&shelf.segment()).copied().unwrap_or(0));
+            }
+            pruned = pruned.and(removed);
+        }
+        match refused {
+            Some(error) if pruned.bytes < prune.bytes => Err(error),
+            _ => Ok(pruned),
+        }
     }
 
-    async fn remove(&self, shelf: &Arc<Sealed>, pruned: &mut Pruned) -> Result<(), JournalError> {
+    async fn remove(&self, shelf: &Arc<Sealed>, dry_run: bool) -> Result<Pruned, JournalError> {
         let number = shelf.segment();
+        // Before it is looked at what is unfinished: nothing more becomes so.
+        let going = if dry_run { None } else { Some(self.going(number).await?) };
         let shared = self.shared.clone();
         let unfinished = blocking({
             let shelf = shelf.clone();
             move || shared.unfinished(&shelf)
         })
         .await?;
-        for id in &unfinished {
-            self.submit(Work::Carry { id: *id, from: number }, 0).await?;
-        }
         let path = segments::path(&self.shared.segments, number);
         let bytes = [path.clone(), sealed::path(&self.shared.segments, number)]
             .iter()
             .map(|path| std::fs::metadata(path).map_or(0, |metadata| metadata.len()))
             .sum::<u64>();
+        let carried = unfinished.len() as u64;
+        let messages = u64::from(shelf.len()) - carried;
+        let removed = Pruned { segments: 1, messages, carried, bytes, ..Pruned::default() };
+        if dry_run {
+            return Ok(removed);
+        }
+        for id in &unfinished {
+            self.submit(Work::Carry { id: *id, from: number }, 0).await?;
+        }
         folder::put_pruned(&self.folder, number)?;
         self.submit(Work::Forget { shelf: number }, 0).await?;
         self.shared.reader.forget(number);
+        self.shared.recent.forget(number);
         self.shared.sealed_files.forget(number);
+        self.shared.forget_stripped(number);
         sealed::remove(&self.shared.segments, number)?;
         folder::remove(&path)?;
-        pruned.segments += 1;
-        pruned.bytes += bytes;
-        pruned.messages += u64::from(shelf.len()) - unfinished.len() as u64;
-        pruned.carried += unfinished.len() as u64;
-        Ok(())
+        drop(going);
+        Ok(removed)
     }
 }
 
@@ -101,7 +188,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 impl Shared {
     /// The messages of a shelf that are not finished and have not gone on elsewhere.
-    fn unfinished(&self, shelf: &Sealed) -> Result<Vec<MessageId>, JournalError> {
+    pub(super) fn unfinished(&self, shelf: &Sealed) -> Result<Vec<MessageId>, JournalError> {
         let mut ids = BTreeSet::new();
         for rank in shelf.unfinished()? {
             ids.insert(shelf.id(rank)?);
@@ -134,11 +221,11 @@ impl Shared {
 
 impl Writer {
     /// Freezes the rosters that may be pruned; a segment that is being written to ends, so that it can be.
-    pub(super) fn seal_old(&mut self, limit: Limit) -> Result<(), JournalError> {
+    pub(super) fn seal_old(&mut self, before: Timestamp) -> Result<(), JournalError> {
         // What a sealed roster says must not be ahead of what is on the disk.
         self.appender.sync()?;
         let shared = self.shared.clone();
-        let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < limit.before);
+        let is_old = |at: Option<Timestamp>| at.is_some_and(|at| at < before);
         if is_old(shared.ledger().window().next_back().and_then(|roster| roster.newest())) {
             self.appender.roll_now(self.sequence)?;
             shared.ledger_mut().begin(self.appender.end().segment);
@@ -175,7 +262,7 @@ impl Writer {
             late.add_count(&base.channel, base.state, 1);
             if shared.is_home(number, id)? {
                 let now = changed.iter().find(|(found, _)| *found == id).map_or(&base, |(_, row)| row);
-                late.add_count(&now.channel, now.state, -1);
+                relist(&mut late, id, Some(now), None);
             }
         }
         for (id, row) in &changed {

@@ -80,6 +80,13 @@ impl Recent {
     }
 }
 
+impl Recent {
+    /// Lets go of everything that was written to a segment.
+    pub(super) fn forget(&self, segment: u64) {
+        self.lock().records.retain(|place, _| place.segment != segment);
+    }
+}
+
 impl Shared {
     /// What came in, as the transformer wants it.
     pub(super) fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
@@ -91,7 +98,7 @@ impl Shared {
             return Ok(Some(Received { channel, received_at, origin, format: arrival.format, body, read }));
         }
         let (arrived, record, file) = self.arrived(place)?;
-        let body = self.reader.body(&record, &file, 0)?;
+        let body = self.reader.body(&record, &file, 0)?.into_bytes(id)?;
         Ok(Some(Received { channel, received_at, origin: arrived.origin, format: arrived.format, body, read: None }))
     }
 
@@ -105,6 +112,6 @@ impl Shared {
             let content = planned.body.and_then(|number| contents.get(number)).ok_or(damaged(place))?;
             return Ok(Outgoing { content: content.clone(), properties: planned.properties.clone() });
         }
-        self.outgoing(&row, number)
+        self.outgoing(delivery.message, &row, number)
     }
 }

@@ -23,7 +23,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::stored::{Removed, Stored};
 
 /// What every record begins with.
 pub(super) const MAGIC: [u8; 4] = [0xA7, b'L', b'W', b'J'];
@@ -68,7 +71,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Kind> {
+    pub(super) fn from_byte(byte: u8) -> Option<Kind> {
         [Kind::SegmentStart, Kind::Arrived, Kind::Transformed, Kind::Attempted, Kind::Commanded, Kind::Carried]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
@@ -113,16 +116,33 @@ fn checksum(place: Place, bytes: &[u8]) -> u32 {
 pub(super) struct Record {
     pub(super) kind: Kind,
     place: Place,
-    /// What was read so far, from the record's beginning.
+    /// Where the next record begins.
+    end: u64,
+    /// What was read so far.
     buffer: Vec<u8>,
+    /// Where the buffer begins in the file; none where it holds the metadata alone.
+    buffer_at: Option<u64>,
     meta: Range<usize>,
     bodies: Vec<Body>,
+    /// When bodies of it were removed.
+    removed_at: Option<Timestamp>,
 }
 
-struct Body {
-    at: u64,
-    bytes: u32,
-    crc: u32,
+/// A body of a record.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Body {
+    /// It lies there in the file.
+    Kept { at: u64, bytes: u32, crc: u32 },
+    /// It was removed; without a hash where it was damaged by then.
+    Removed { bytes: u32, sha256: Option<[u8; 32]> },
+}
+
+impl Body {
+    pub(super) fn bytes(self) -> u32 {
+        match self {
+            Body::Kept { bytes, .. } | Body::Removed { bytes, .. } => bytes,
+        }
+    }
 }
 
 impl Record {
@@ -153,12 +173,27 @@ impl Record {
         }
         let mut at = place.offset + meta.end as u64;
         let bodies = (0..count).map(|i| {
-            let body = Body { at, bytes: number(&buffer, 16 + i * 8), crc: number(&buffer, 20 + i * 8) };
-            at += u64::from(body.bytes);
+            let body = Body::Kept { at, bytes: number(&buffer, 16 + i * 8), crc: number(&buffer, 20 + i * 8) };
+            at += u64::from(body.bytes());
             body
         });
         let bodies = bodies.collect();
-        Ok(Some(Record { kind, place, buffer, meta, bodies }))
+        let (end, buffer_at) = (at, Some(place.offset));
+        Ok(Some(Record { kind, place, end, buffer, buffer_at, meta, bodies, removed_at: None }))
+    }
+
+    /// A record of which bodies were removed, with the place and length that it had.
+    pub(super) fn stripped(
+        kind: Kind,
+        place: Place,
+        meta: Vec<u8>,
+        bodies: Vec<Body>,
+        removed_at: Option<Timestamp>,
+    ) -> Record {
+        let bytes: u64 = bodies.iter().map(|body| u64::from(body.bytes())).sum();
+        let end = place.offset + (FIXED_BYTES + bodies.len() * 8 + meta.len()) as u64 + bytes;
+        let range = 0..meta.len();
+        Record { kind, place, end, buffer: meta, buffer_at: None, meta: range, bodies, removed_at }
     }
 
     pub(super) fn place(&self) -> Place {
@@ -167,7 +202,16 @@ impl Record {
 
     /// Where the next record begins.
     pub(super) fn end(&self) -> u64 {
-        self.bodies.last().map_or(self.place.offset + self.meta.end as u64, |body| body.at + u64::from(body.bytes))
+        self.end
+    }
+
+    /// When bodies of it were removed; none where it has them all.
+    pub(super) fn removed_at(&self) -> Option<Timestamp> {
+        self.removed_at
+    }
+
+    pub(super) fn bodies(&self) -> &[Body] {
+        &self.bodies
     }
 
     pub(super) fn meta(&self) -> &[u8] {
@@ -176,54 +220,105 @@ impl Record {
 
     /// The length of a body; 0 when there is none with this number.
     pub(super) fn body_bytes(&self, number: usize) -> u64 {
-        self.bodies.get(number).map_or(0, |body| u64::from(body.bytes))
+        self.bodies.get(number).map_or(0, |body| u64::from(body.bytes()))
     }
 
-    /// A body; none when it is damaged or was never there.
-    pub(super) fn body(&self, file: &File, number: usize) -> io::Result<Option<Bytes>> {
-        let Some(body) = self.bodies.get(number) else { return Ok(None) };
-        let bytes = match self.buffered(body) {
+    /// When a body was removed; none where it is there, or never was.
+    pub(super) fn body_removed_at(&self, number: usize) -> Option<Timestamp> {
+        self.removed_at.filter(|_| matches!(self.bodies.get(number), Some(Body::Removed { .. })))
+    }
+
+    /// A body, or what is left of it; none when it is damaged or was never there.
+    pub(super) fn body(&self, file: &File, number: usize) -> io::Result<Option<Stored>> {
+        let (at, bytes, crc) = match self.bodies.get(number) {
+            Some(Body::Kept { at, bytes, crc }) => (*at, *bytes, *crc),
+            Some(Body::Removed { bytes, sha256 }) => {
+                let hex = |hash: &[u8; 32]| hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                let (bytes, at) = (u64::from(*bytes), self.removed_at.unwrap_or_default());
+                return Ok(Some(Stored::Removed(Removed { at, bytes, sha256: sha256.as_ref().map(hex) })));
+            }
+            None => return Ok(None),
+        };
+        let bytes = match self.buffered(at, bytes) {
             Some(bytes) => Bytes::copy_from_slice(bytes),
             None => {
-                let mut bytes = vec![0; body.bytes as usize];
-                if fill(file, &mut bytes, body.at)? < bytes.len() {
+                let mut buffer = vec![0; bytes as usize];
+                if fill(file, &mut buffer, at)? < buffer.len() {
                     return Ok(None);
                 }
-                Bytes::from(bytes)
+                Bytes::from(buffer)
             }
         };
-        Ok((crc32fast::hash(&bytes) == body.crc).then_some(bytes))
+        Ok((crc32fast::hash(&bytes) == crc).then_some(Stored::Kept(bytes)))
     }
 
-    /// Whether all bodies are sound; takes little memory however large they are.
+    /// Whether all bodies are sound, or were when they were removed; takes little memory however large they are. Of what was
+    /// removed, only an arrival's own body matters: the others were known for what they were when the message came to rest.
     pub(super) fn is_intact(&self, file: &File) -> io::Result<bool> {
         for body in &self.bodies {
-            let mut hasher = crc32fast::Hasher::new();
-            if let Some(bytes) = self.buffered(body) {
-                hasher.update(bytes);
-            } else {
-                let mut chunk = vec![0; CHUNK_BYTES.min(body.bytes as usize)];
-                let mut done = 0;
-                while done < u64::from(body.bytes) {
-                    let wanted = chunk.len().min((u64::from(body.bytes) - done) as usize);
-                    if fill(file, &mut chunk[..wanted], body.at + done)? < wanted {
-                        return Ok(false);
-                    }
-                    hasher.update(&chunk[..wanted]);
-                    done += wanted as u64;
+            let intact = match body {
+                Body::Kept { crc, .. } => {
+                    let mut hasher = crc32fast::Hasher::new();
+                    self.go_through(file, *body, |chunk| hasher.update(chunk))? && hasher.finalize() == *crc
                 }
-            }
-            if hasher.finalize() != body.crc {
+                Body::Removed { sha256, .. } => sha256.is_some() || self.kind != Kind::Arrived,
+            };
+            if !intact {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn buffered(&self, body: &Body) -> Option<&[u8]> {
-        let from = (body.at - self.place.offset) as usize;
-        self.buffer.get(from..from + body.bytes as usize)
+    /// The SHA-256 of a body that is there; none when it is damaged.
+    pub(super) fn sha256(&self, file: &File, body: Body) -> io::Result<Option<[u8; 32]>> {
+        use sha2::Digest as _;
+        let Body::Kept { crc, .. } = body else { return Ok(None) };
+        let (mut sum, mut hasher) = (crc32fast::Hasher::new(), sha2::Sha256::new());
+        let is_whole = self.go_through(file, body, |chunk| {
+            sum.update(chunk);
+            hasher.update(chunk);
+        })?;
+        Ok((is_whole && sum.finalize() == crc).then(|| hasher.finalize().into()))
     }
+
+    /// Gives a body that is there, piece by piece; false when the file ends before it.
+    fn go_through(&self, file: &File, body: Body, mut give: impl FnMut(&[u8])) -> io::Result<bool> {
+        let Body::Kept { at, bytes, .. } = body else { return Ok(false) };
+        if let Some(buffered) = self.buffered(at, bytes) {
+            give(buffered);
+            return Ok(true);
+        }
+        copy(file, at, u64::from(bytes), |chunk| {
+            give(chunk);
+            Ok(())
+        })
+    }
+
+    fn buffered(&self, at: u64, bytes: u32) -> Option<&[u8]> {
+        let from = usize::try_from(at.checked_sub(self.buffer_at?)?).ok()?;
+        self.buffer.get(from..from.checked_add(bytes as usize)?)
+    }
+}
+
+/// Gives a stretch of a file, piece by piece; false when the file ends before it.
+pub(super) fn copy(
+    file: &File,
+    at: u64,
+    bytes: u64,
+    mut give: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
+    let mut chunk = vec![0; CHUNK_BYTES.min(bytes as usize)];
+    let mut done = 0;
+    while done < bytes {
+        let wanted = chunk.len().min((bytes - done) as usize);
+        if fill(file, &mut chunk[..wanted], at + done)? < wanted {
+            return Ok(false);
+        }
+        give(&chunk[..wanted])?;
+        done += wanted as u64;
+    }
+    Ok(true)
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {

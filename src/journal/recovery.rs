@@ -5,7 +5,8 @@
 //!   made again from the sealed rosters, which were synced, and from the segments that have none.
 //! - Damage costs what is damaged and no more, and is told.
 
-use std::fs::{File, OpenOptions};
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,7 +25,9 @@ use super::record::{Place, Record};
 use super::row::{parse, render};
 use super::scan::{Found, Scan};
 use super::sealed::{self, Sealed};
-use super::segments::{self, Reader, disk};
+use super::segments::{self, Reader, Segment, disk};
+use super::strip;
+use super::stripped::Tail;
 use super::writer::Shared;
 
 /// Changes whenever the keys or rows of the index do: an index of another layout is made again.
@@ -79,6 +82,8 @@ struct Contents {
     numbers: Vec<u64>,
     missing: Vec<u64>,
     pruned: u64,
+    /// The segments whose content was removed, with the ends of their files.
+    stripped: BTreeMap<u64, Tail>,
 }
 
 /// Makes the ledger and the index equal to the segments and cuts what was half written.
@@ -100,8 +105,16 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -
         let sound = replay.segment(number, is_last)?;
         end = Some(Place { segment: number, offset: sound });
     }
-    let before: u64 = found.numbers.iter().rev().skip(1).map(|number| length(&found.segments, *number)).sum();
+    let all: u64 = found.numbers.iter().map(|number| length(&found.segments, *number)).sum();
+    let mut before = all - found.numbers.last().map_or(0, |last| length(&found.segments, *last));
     replay.finish(end)?;
+    // Nothing is appended to what is left of a segment: it was the last one only because later ones are lost.
+    if let Some(Place { segment, .. }) = end
+        && is_stripped(&found.segments, segment)?
+    {
+        (before, end) = (all, Some(Place { segment: segment + 1, offset: 0 }));
+    }
+    shared.found_stripped(&found.stripped);
     let Replay { sequence, missing, mut damage, .. } = replay;
     let orphans = shared.ledger().orphans;
     // Of finished messages that were pruned, later segments may still tell.
@@ -117,6 +130,7 @@ pub(super) fn recover(folder: &Path, damage: Vec<String>, window_bytes: usize) -
 fn look(folder: &Path, damage: &mut Damage) -> Result<Contents, JournalError> {
     let segments = folder::segments(folder);
     let pruned = folder::pruned_through(folder);
+    strip::remove_unfinished(&segments)?;
     let mut numbers = segments::list(&segments)?;
     // What pruning had begun to remove.
     for number in numbers.extract_if(.., |number| *number <= pruned) {
@@ -124,7 +138,7 @@ fn look(folder: &Path, damage: &mut Damage) -> Result<Contents, JournalError> {
         folder::remove(&segments::path(&segments, number))?;
     }
     while let Some(last) = numbers.last().copied()
-        && is_unwritten(&segments::path(&segments, last))?
+        && is_unwritten(&segments::path(&segments, last), last)?
     {
         folder::remove(&segments::path(&segments, last))?;
         numbers.pop();
@@ -139,14 +153,36 @@ fn look(folder: &Path, damage: &mut Damage) -> Result<Contents, JournalError> {
         let segments = segments.clone();
         move |number| sealed::path(&segments, number)
     }));
-    Ok(Contents { segments, files, numbers, missing, pruned })
+    let mut stripped = BTreeMap::new();
+    for number in &numbers {
+        stripped.extend(segments::tail(&segments, *number)?.map(|tail| (*number, tail)));
+    }
+    Ok(Contents { segments, files, numbers, missing, pruned, stripped })
 }
 
 /// Whether a segment holds nothing but zeros.
-fn is_unwritten(path: &Path) -> Result<bool, JournalError> {
-    let file = File::open(path).map_err(disk("opening", path))?;
-    let mut scan = Scan::new(&file, Place::default()).map_err(disk("reading", path))?;
+fn is_unwritten(path: &Path, number: u64) -> Result<bool, JournalError> {
+    let file = Segment::open(path, number).map_err(disk("opening", path))?;
+    let mut scan = Scan::new(&file).map_err(disk("reading", path))?;
     scan.next().map(|found| found.is_none()).map_err(disk("reading", path))
+}
+
+fn is_stripped(segments: &Path, number: u64) -> Result<bool, JournalError> {
+    let path = segments::path(segments, number);
+    let segment = Segment::open(&path, number).map_err(disk("opening", &path))?;
+    Ok(matches!(segment, Segment::Stripped(_)))
+}
+
+/// Where a segment ends, or ended before its content was removed; 0 where it is not there.
+fn end_of(segments: &Path, number: u64) -> Result<u64, JournalError> {
+    let path = segments::path(segments, number);
+    if !path.exists() {
+        return Ok(0);
+    }
+    if let Some(tail) = segments::tail(segments, number)? {
+        return Ok(tail.end);
+    }
+    Segment::open(&path, number).and_then(|segment| segment.end()).map_err(disk("reading", &path))
 }
 
 fn length(segments: &Path, number: u64) -> u64 {
@@ -248,7 +284,7 @@ fn trusted(index: &Index, found: &Contents) -> Result<Result<Trusted, Distrust>,
     if checkpoint.missing != found.missing {
         return because("the index knows segments that are missing".to_owned());
     }
-    let bytes = length(&found.segments, segment);
+    let bytes = end_of(&found.segments, segment)?;
     if bytes < offset {
         return because(format!("segment {segment} ends at byte {bytes}, the index knows it up to byte {offset}"));
     }
@@ -266,18 +302,19 @@ fn trusted(index: &Index, found: &Contents) -> Result<Result<Trusted, Distrust>,
 /// Whether a segment is as long as the one after it says.
 fn is_whole(segments: &Path, number: u64) -> Result<bool, JournalError> {
     let Some(start) = start_of(segments, number + 1)? else { return Ok(true) };
-    Ok(start.previous_end.is_none_or(|end| length(segments, number) >= end))
+    let Some(previous_end) = start.previous_end else { return Ok(true) };
+    Ok(end_of(segments, number)? >= previous_end)
 }
 
 /// How a segment begins; none where that cannot be read.
 fn start_of(segments: &Path, number: u64) -> Result<Option<SegmentStart>, JournalError> {
     let path = segments::path(segments, number);
-    let file = match File::open(&path) {
-        Ok(file) => file,
+    let segment = match Segment::open(&path, number) {
+        Ok(segment) => segment,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(disk("opening", &path)(error)),
     };
-    let record = Record::read(&file, Place { segment: number, offset: 0 }).map_err(disk("reading", &path))?;
+    let record = segment.record(0).map_err(disk("reading", &path))?;
     match record.and_then(|record| Event::from_meta(record.kind, record.meta())) {
         Some(Event::SegmentStart(start)) => Ok(Some(start)),
         _ => Ok(None),
@@ -380,8 +417,9 @@ impl Replay<'_> {
             }
             Err(error) => return Err(error),
         };
-        let intact =
-            record.is_intact(&file).map_err(disk("reading", &segments::path(&self.shared.segments, place.segment)))?;
+        let intact = record
+            .is_intact(file.file())
+            .map_err(disk("reading", &segments::path(&self.shared.segments, place.segment)))?;
         let Some(event) = Event::from_meta(record.kind, record.meta()) else { return Ok(()) };
         self.sequence = self.sequence.max(event.sequence_after());
         self.shared.ledger_mut().apply(late, &event, place, intact)
@@ -391,9 +429,8 @@ impl Replay<'_> {
     /// means that it was half written.
     fn segment(&mut self, number: u64, is_last: bool) -> Result<u64, JournalError> {
         let path = segments::path(&self.shared.segments, number);
-        let file = File::open(&path).map_err(disk("opening", &path))?;
-        let start = Place { segment: number, offset: 0 };
-        let mut scan = Scan::new(&file, start).map_err(disk("reading", &path))?;
+        let file = Segment::open(&path, number).map_err(disk("opening", &path))?;
+        let mut scan = Scan::new(&file).map_err(disk("reading", &path))?;
         let mut sound = 0;
         let mut doubtful = Vec::new();
         let mut late = Late::new(&self.shared.index);
@@ -408,13 +445,13 @@ impl Replay<'_> {
                 doubtful.push(found);
             }
         }
-        if is_last {
+        if is_last && matches!(file, Segment::Whole(..)) {
             if !doubtful.is_empty() {
                 cut(&path, sound)?;
             }
             // What was killed between a write and its sync left records that are read here and may not be on the disk. Neither a
             // sealed roster nor the answer to a message that comes again may know more than the disk does.
-            file.sync_data().map_err(disk("syncing", &path))?;
+            file.file().sync_data().map_err(disk("syncing", &path))?;
         } else {
             let missing = self.missing_end(number, &mut doubtful, sound)?;
             for found in doubtful {

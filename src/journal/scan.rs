@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 
 use super::record::{MAGIC, Place, Record, fill};
+use super::segments::Segment;
+use super::stripped::Stripped;
 
 /// Resync looks at so much at a time.
 const WINDOW_BYTES: usize = 64 << 10;
@@ -27,21 +29,50 @@ impl Found {
 }
 
 /// A walk through one segment.
-pub(super) struct Scan<'f> {
+pub(super) enum Scan<'s> {
+    Whole(Walk<'s>),
+    /// Block by block: what was found in this one, and the number of the next.
+    Stripped(&'s Stripped, std::vec::IntoIter<Found>, usize),
+}
+
+impl<'s> Scan<'s> {
+    /// Starts at the beginning.
+    pub(super) fn new(segment: &'s Segment) -> io::Result<Scan<'s>> {
+        Ok(match segment {
+            Segment::Whole(file, segment) => {
+                Scan::Whole(Walk { file, segment: *segment, at: 0, end: file.metadata()?.len() })
+            }
+            Segment::Stripped(stripped) => Scan::Stripped(stripped, Vec::new().into_iter(), 0),
+        })
+    }
+
+    /// What comes next; none at the end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+        let (stripped, found, next) = match self {
+            Scan::Whole(walk) => return walk.next(),
+            Scan::Stripped(stripped, found, next) => (stripped, found, next),
+        };
+        loop {
+            if let Some(found) = found.next() {
+                return Ok(Some(found));
+            }
+            let Some(block) = stripped.block(*next)? else { return Ok(None) };
+            *found = block.into_iter();
+            *next += 1;
+        }
+    }
+}
+
+/// A walk through a segment as it was written.
+pub(super) struct Walk<'f> {
     file: &'f File,
     segment: u64,
     at: u64,
     end: u64,
 }
 
-impl<'f> Scan<'f> {
-    /// Starts at the beginning of a record.
-    pub(super) fn new(file: &'f File, start: Place) -> io::Result<Scan<'f>> {
-        Ok(Scan { file, segment: start.segment, at: start.offset, end: file.metadata()?.len() })
-    }
-
-    /// What comes next; none at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+impl Walk<'_> {
+    fn next(&mut self) -> io::Result<Option<Found>> {
         if self.at >= self.end {
             return Ok(None);
         }

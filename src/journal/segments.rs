@@ -18,6 +18,8 @@ use super::event::{Event, SegmentStart};
 use super::files::Files;
 use super::prepare::{self, Preparer};
 use super::record::{self, Kind, Place, Record};
+use super::stored::Stored;
+use super::stripped::{self, Stripped, Tail};
 
 /// Segments are full at this size, at most.
 pub(super) const SEGMENT_BYTES: u64 = 64 << 20;
@@ -266,6 +268,65 @@ pub(super) fn sync_folder(folder: &Path) -> Result<(), JournalError> {
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(disk("syncing", folder))
 }
 
+/// A segment, open for reading: as it was written, or what is left of it since its content was removed.
+pub(super) enum Segment {
+    Whole(File, u64),
+    Stripped(Box<Stripped>),
+}
+
+impl Segment {
+    pub(super) fn open(path: &Path, number: u64) -> io::Result<Segment> {
+        let file = File::open(path)?;
+        let mut magic = [0; 4];
+        let read = record::fill(&file, &mut magic, 0)?;
+        if read < magic.len() || magic == record::MAGIC {
+            return Ok(Segment::Whole(file, number));
+        }
+        Ok(match Stripped::open(file, number)? {
+            Ok(stripped) => Segment::Stripped(Box::new(stripped)),
+            Err(file) => Segment::Whole(file, number),
+        })
+    }
+
+    /// The file, for bodies.
+    pub(super) fn file(&self) -> &File {
+        match self {
+            Segment::Whole(file, _) => file,
+            Segment::Stripped(stripped) => &stripped.file,
+        }
+    }
+
+    /// The record at an offset of the segment, or that was there; none when there is no sound one.
+    pub(super) fn record(&self, offset: u64) -> io::Result<Option<Record>> {
+        match self {
+            Segment::Whole(file, number) => Record::read(file, Place { segment: *number, offset }),
+            Segment::Stripped(stripped) => stripped.record(offset),
+        }
+    }
+
+    /// Where the segment ends, or ended.
+    pub(super) fn end(&self) -> io::Result<u64> {
+        match self {
+            Segment::Whole(file, _) => file.metadata().map(|metadata| metadata.len()),
+            Segment::Stripped(stripped) => Ok(stripped.end()),
+        }
+    }
+}
+
+/// What the end of a segment says of it where its content was removed; none where it is as it was written.
+pub(super) fn tail(folder: &Path, number: u64) -> Result<Option<Tail>, JournalError> {
+    let path = path(folder, number);
+    let read = || {
+        let file = File::open(&path)?;
+        let mut magic = [0; 4];
+        match record::fill(&file, &mut magic, 0)? == magic.len() && magic == stripped::MAGIC {
+            true => Tail::read(&file, number),
+            false => Ok(None),
+        }
+    };
+    read().map_err(disk("reading", &path))
+}
+
 /// What a refusing disk becomes.
 pub(super) fn disk(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError {
     let path = path.display().to_string();
@@ -280,36 +341,41 @@ pub(super) fn unreadable(action: &'static str, path: &Path) -> impl FnOnce(io::E
 
 /// Reads records by place.
 pub(super) struct Reader {
-    files: Files,
+    files: Files<Segment>,
 }
 
 impl Reader {
     pub(super) fn new(folder: &Path) -> Reader {
         let folder = folder.to_owned();
-        Reader { files: Files::new(OPEN_FILES, move |number| path(&folder, number)) }
+        Reader { files: Files::opened_by(OPEN_FILES, move |number| path(&folder, number), Segment::open) }
     }
 
-    /// The record at a place, with the file for its bodies.
-    pub(super) fn record(&self, place: Place) -> Result<(Record, Arc<File>), JournalError> {
+    /// A segment.
+    pub(super) fn segment(&self, number: u64) -> Result<Arc<Segment>, JournalError> {
+        self.files.get(number).map_err(unreadable("opening", &self.files.path(number)))
+    }
+
+    /// The record at a place, with the segment for its bodies.
+    pub(super) fn record(&self, place: Place) -> Result<(Record, Arc<Segment>), JournalError> {
         let damaged = JournalError::Damaged { segment: place.segment, offset: place.offset };
         let path = || self.files.path(place.segment);
-        let file = self.files.get(place.segment).map_err(|error| match error.kind() {
+        let segment = self.files.get(place.segment).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => damaged.clone(),
             _ => unreadable("opening", &path())(error),
         })?;
-        let record = Record::read(&file, place).map_err(|error| unreadable("reading", &path())(error))?;
-        record.map(|record| (record, file)).ok_or(damaged)
+        let record = segment.record(place.offset).map_err(|error| unreadable("reading", &path())(error))?;
+        record.map(|record| (record, segment)).ok_or(damaged)
     }
 
-    /// A body of a record.
-    pub(super) fn body(&self, record: &Record, file: &File, number: usize) -> Result<Bytes, JournalError> {
+    /// A body of a record, or what is left of it.
+    pub(super) fn body(&self, record: &Record, segment: &Segment, number: usize) -> Result<Stored, JournalError> {
         let place = record.place();
-        let body =
-            record.body(file, number).map_err(|error| unreadable("reading", &self.files.path(place.segment))(error))?;
+        let body = record.body(segment.file(), number);
+        let body = body.map_err(|error| unreadable("reading", &self.files.path(place.segment))(error))?;
         body.ok_or(JournalError::Damaged { segment: place.segment, offset: place.offset })
     }
 
-    /// Lets go of a segment that is about to be removed.
+    /// Lets go of a segment that is about to be removed or was written anew.
     pub(super) fn forget(&self, number: u64) {
         self.files.forget(number);
     }

@@ -1,10 +1,7 @@
 //! Reading: rows from the ledger and the index, contents from the segments by place.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::event::{Arrived, Attempted, Carried, Commanded, Event, Outcome};
 use super::lists::LaneLists;
@@ -12,10 +9,12 @@ use super::plan::{Carrying, damaged, place_of};
 use super::record::{Place, Record};
 use super::row::{DeliveryRow, Row, parse};
 use super::sealed::SealedRow;
+use super::segments::Segment;
+use super::stored::Stored;
 use super::writer::Shared;
 use super::{
     DeliveryId, DeliveryStory, DeliverySummary, Depth, Holding, JournalError, Lane, MessageState, Outgoing, Queued,
-    Story, Summary, Untransformed, Waiting, keys,
+    Story, Summary, Tried, Untransformed, Waiting, keys,
 };
 use crate::message::{Format, MessageId};
 
@@ -219,7 +218,7 @@ impl Shared {
     pub(super) fn summary(&self, id: MessageId) -> Result<Option<Summary>, JournalError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
         match self.arrived(row.arrived) {
-            Ok((arrived, record, _)) => Ok(Some(summary(id, row, Some((arrived, record.body_bytes(0)))))),
+            Ok((arrived, record, _)) => Ok(Some(summary(id, row, Some((arrived, &record))))),
             Err(JournalError::Damaged { .. }) => Ok(Some(summary(id, row, None))),
             Err(error) => Err(error),
         }
@@ -235,18 +234,18 @@ impl Shared {
             false => None,
         };
         let mut deliveries = Vec::new();
-        let mut transformed_at = None;
+        let (mut transformed_at, mut removed) = (None, None);
         if let Some(place) = row.transformed {
             let (outcome, record, file) = self.outcome(place)?;
             transformed_at = Some(outcome.at);
             for planned in outcome.deliveries {
                 let content = planned.body.map(|number| self.reader.body(&record, &file, number)).transpose()?;
-                let outgoing = content.map(|content| Outgoing { content, properties: planned.properties });
-                deliveries.push(DeliveryStory { outgoing, attempts: Vec::new() });
+                deliveries.push(DeliveryStory { content, properties: planned.properties, attempts: Vec::new() });
             }
+            removed = record.removed_at();
         }
-        let bytes = record.body_bytes(0);
-        let summary = summary(id, row, Some((arrived, bytes)));
+        let mut summary = summary(id, row, Some((arrived, &record)));
+        summary.content_removed = summary.content_removed.or(removed);
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
         let (attempts, commands) = before;
         attempts.into_iter().for_each(|event| story.add(Event::Attempted(event), None));
@@ -271,16 +270,16 @@ impl Shared {
             return Ok(None);
         }
         let (arrived, before, record, file) = self.origin(row.arrived)?;
-        let mut bodies = vec![self.reader.body(&record, &file, 0)?];
+        let mut bodies = vec![self.reader.body(&record, &file, 0)?.into_bytes(id)?];
         if arrived.acknowledged {
-            bodies.push(self.reader.body(&record, &file, 1)?);
+            bodies.push(self.reader.body(&record, &file, 1)?.into_bytes(id)?);
         }
         let outcome = match row.transformed {
             Some(place) => {
                 let (mut outcome, record, file) = self.outcome(place)?;
                 for planned in &mut outcome.deliveries {
                     let Some(number) = planned.body else { continue };
-                    let content = self.reader.body(&record, &file, number)?;
+                    let content = self.reader.body(&record, &file, number)?.into_bytes(id)?;
                     planned.body = Some(place_of(content, &mut bodies));
                 }
                 Some(outcome)
@@ -300,7 +299,7 @@ impl Shared {
     }
 
     /// The record of a message's arrival, with what had happened to it in segments that are gone.
-    fn origin(&self, place: Place) -> Result<(Arrived, Before, Record, Arc<File>), JournalError> {
+    fn origin(&self, place: Place) -> Result<(Arrived, Before, Record, Arc<Segment>), JournalError> {
         let (event, record, file) = self.event(place)?;
         match event {
             Event::Arrived(arrived) => Ok((*arrived, Before::default(), record, file)),
@@ -312,24 +311,24 @@ impl Shared {
         }
     }
 
-    pub(super) fn outgoing(&self, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
+    pub(super) fn outgoing(&self, id: MessageId, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
         let place = row.transformed.ok_or(damaged(row.arrived))?;
         let (mut outcome, record, file) = self.outcome(place)?;
         if usize::from(number) >= outcome.deliveries.len() {
             return Err(damaged(place));
         }
         let planned = outcome.deliveries.swap_remove(usize::from(number));
-        let content = self.reader.body(&record, &file, planned.body.ok_or(damaged(place))?)?;
+        let content = self.reader.body(&record, &file, planned.body.ok_or(damaged(place))?)?.into_bytes(id)?;
         Ok(Outgoing { content, properties: planned.properties })
     }
 
-    fn event(&self, place: Place) -> Result<(Event, Record, Arc<File>), JournalError> {
+    fn event(&self, place: Place) -> Result<(Event, Record, Arc<Segment>), JournalError> {
         let (record, file) = self.reader.record(place)?;
         let event = Event::from_meta(record.kind, record.meta()).ok_or(damaged(place))?;
         Ok((event, record, file))
     }
 
-    pub(super) fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<File>), JournalError> {
+    pub(super) fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<Segment>), JournalError> {
         match self.event(place)? {
             (Event::Arrived(arrived), record, file) => Ok((*arrived, record, file)),
             (Event::Carried(carried), record, file) => Ok((carried.arrived, record, file)),
@@ -337,7 +336,7 @@ impl Shared {
         }
     }
 
-    fn outcome(&self, place: Place) -> Result<(Outcome, Record, Arc<File>), JournalError> {
+    fn outcome(&self, place: Place) -> Result<(Outcome, Record, Arc<Segment>), JournalError> {
         match self.event(place)? {
             (Event::Transformed(outcome), record, file) => Ok((outcome, record, file)),
             (Event::Carried(carried), record, file) => {
@@ -350,15 +349,14 @@ impl Shared {
 
 impl Story {
     /// Adds an attempt or a command.
-    fn add(&mut self, event: Event, response: Option<Bytes>) {
+    fn add(&mut self, event: Event, response: Option<Stored>) {
         match event {
             Event::Attempted(event) => {
-                let mut attempt = event.attempt;
-                attempt.response = response;
+                let attempt = event.attempt;
                 let named = |delivery: &DeliverySummary| delivery.destination == event.delivery.destination;
                 let number = self.summary.deliveries.iter().position(named);
                 if let Some(delivery) = number.and_then(|number| self.deliveries.get_mut(number)) {
-                    delivery.attempts.push(attempt);
+                    delivery.attempts.push(Tried { attempt, response });
                 }
             }
             Event::Commanded(event) => self.commands.push((event.delivery, event.command)),
@@ -367,9 +365,10 @@ impl Story {
     }
 }
 
-fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, u64)>) -> Summary {
+fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, &Record)>) -> Summary {
+    let content_removed = arrived.as_ref().and_then(|(_, record)| record.body_removed_at(0));
     let (origin, format, refs, bytes) = match arrived {
-        Some((arrived, bytes)) => (arrived.origin, arrived.format, arrived.refs, bytes),
+        Some((arrived, record)) => (arrived.origin, arrived.format, arrived.refs, record.body_bytes(0)),
         None => (Default::default(), Format::Text, Default::default(), 0),
     };
     let deliveries = row.deliveries.into_iter().map(|row: DeliveryRow| DeliverySummary {
@@ -391,5 +390,6 @@ fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, u64)>) -> Summary 
         reason: row.reason.map(String::from),
         refs,
         deliveries: deliveries.collect(),
+        content_removed,
     }
 }

@@ -98,6 +98,30 @@ async fn a_refused_write_is_final() {
     refusing(|faulty| &faulty.refuse_writes, "writing of").await;
 }
 
+/// From the moment on at which it is looked at what may go, nothing of it is sent again: it would find its content gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_sent_again_while_its_content_is_being_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = Disk::open(folder.path()).expect("it opens");
+    let ids = MessageIds::default();
+    let id = disk.receive(arrival(&ids, 100)).await.expect("a receipt").recipients()[0].id;
+    let out = |name: &str| NewDelivery { destination: name.to_owned(), outgoing: Some(Outgoing::default()), key: None };
+    disk.transformed(id, Timestamp::now(), Transformed::Queued, vec![out("x"), out("y")]).await.expect("kept");
+    let act = |name: &str, verb| {
+        let command = Command { verb, who: String::new(), why: String::new(), at: Timestamp::now() };
+        disk.command(DeliveryId { message: id, destination: name.to_owned() }, command)
+    };
+    act("x", Verb::Cancel).await.expect("kept");
+    let going = disk.going(1).await.expect("nothing else is going");
+    act("x", Verb::Retry).await.expect("it is not finished: its content stays");
+    act("x", Verb::Cancel).await.expect("kept");
+    act("y", Verb::Cancel).await.expect("kept");
+    let refused = act("y", Verb::Retry).await.expect_err("it is finished");
+    assert!(matches!(refused, JournalError::Removed { .. }), "{refused}");
+    drop(going);
+    act("y", Verb::Retry).await.expect("it was not removed after all");
+}
+
 #[tokio::test]
 async fn failed_does_not_complete_without_a_failure() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -119,7 +143,12 @@ async fn more_than_may_wait_waits_outside() {
             let (disk, arrival) = (disk.clone(), arrival(&ids, bytes));
             tokio::spawn(async move {
                 let receipt = disk.receive(arrival).await.expect("a receipt");
-                disk.story(receipt.recipients()[0].id).expect("a story").expect("a message").body.len()
+                disk.story(receipt.recipients()[0].id)
+                    .expect("a story")
+                    .expect("a message")
+                    .body
+                    .kept()
+                    .map_or(0, Bytes::len)
             })
         })
         .collect();
@@ -142,6 +171,15 @@ async fn child() {
         Disk::open_on(Path::new(&folder), Arc::new(super::segments::RealDisk), Full::At(1 << 20), 1 << 20)
             .expect("it opens"),
     );
+    tokio::spawn({
+        let disk = disk.clone();
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                disk.prune(Prune::content(Timestamp::now())).await.expect("pruned");
+            }
+        }
+    });
     let ids = Arc::new(MessageIds::default());
     let tasks = (0..16).map(|task| {
         let (disk, ids) = (disk.clone(), ids.clone());
@@ -157,19 +195,23 @@ async fn child() {
                     };
                     let deliveries = vec![out("x"), out("y")];
                     disk.transformed(id, Timestamp::now(), Transformed::Queued, deliveries).await.expect("kept");
-                    let attempt = Attempt {
+                    let attempt = |state| Attempt {
                         started_at: Timestamp::now(),
                         duration_ms: 1,
-                        state: [DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Retrying][n % 3],
+                        state,
                         next_at: None,
                         error: None,
                         counted: true,
                         holds: false,
                         response: None,
                     };
-                    let delivery = DeliveryId { message: id, destination: "x".to_owned() };
-                    disk.attempted(delivery, attempt).await.expect("kept");
-                    said = format!("{id} {}\n", ["queued", "dead", "queued"][n % 3]);
+                    let delivery = |name: &str| DeliveryId { message: id, destination: name.to_owned() };
+                    let state = [DeliveryState::Sent, DeliveryState::Dead, DeliveryState::Retrying][n % 3];
+                    disk.attempted(delivery("x"), attempt(state)).await.expect("kept");
+                    if n % 3 == 0 {
+                        disk.attempted(delivery("y"), attempt(state)).await.expect("kept");
+                    }
+                    said = format!("{id} {}\n", ["sent", "dead", "queued"][n % 3]);
                 }
                 use std::io::Write;
                 std::io::stdout().lock().write_all(said.as_bytes()).expect("the parent reads");
@@ -186,6 +228,7 @@ fn kill_9_loses_nothing() {
     let rounds = std::env::var("JOURNAL_KILLS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4_u64);
     let folder = tempfile::tempdir().expect("a folder");
     let mut acknowledged = std::collections::BTreeMap::new();
+    let mut stripped = 0;
     for round in 0..rounds {
         let program = std::env::current_exe().expect("this program");
         let mut child = Process::new(program)
@@ -207,13 +250,24 @@ fn kill_9_loses_nothing() {
         let disk = Disk::open(folder.path()).expect("it opens");
         assert_eq!(disk.damage(), Vec::<String>::new(), "round {round}");
         for (id, state) in &acknowledged {
-            let found = disk.story(*id).expect("a story").expect("acknowledged, so there").summary.state;
+            let story = disk.story(*id).expect("a story").expect("acknowledged, so there");
+            let found = story.summary.state;
             // The child may have got further than it could say.
             assert!(found == *state || *state == MessageState::Received, "round {round}: {id} {found} {state}");
+            match story.body {
+                Stored::Kept(body) => assert_eq!(body.len(), 700),
+                Stored::Removed(removed) => {
+                    assert!(
+                        found == MessageState::Sent && removed.bytes == 700,
+                        "round {round}: {id} {found} {removed:?}"
+                    );
+                    stripped += 1;
+                }
+            }
         }
         recount(&disk);
     }
-    assert!(acknowledged.len() > 100, "{}", acknowledged.len());
+    assert!(acknowledged.len() > 100 && stripped > 10, "{} {stripped}", acknowledged.len());
 }
 
 /// Counters and lists say the same.

@@ -16,7 +16,7 @@ use super::prune::blocking;
 use super::record::Place;
 use super::scan::{Found, Scan};
 use super::sealed::{self, Sealed};
-use super::segments::{self, disk, sync_folder};
+use super::segments::{self, Segment, disk, sync_folder};
 use super::{JournalError, folder};
 
 /// Files of a journal that are copied beside its segments.
@@ -27,11 +27,14 @@ const PLAIN_FILES: [&str; 2] = ["format", "pruned"];
 pub struct Verified {
     /// Segments.
     pub segments: u64,
+    /// Segments of these whose content was removed.
+    #[serde(default)]
+    pub stripped_segments: u64,
     /// Sound records in them.
     pub records: u64,
     /// Messages that arrived in them.
     pub messages: u64,
-    /// Bytes of sound records.
+    /// Bytes of sound records, also of what was removed from them.
     pub bytes: u64,
     /// Places that are damaged.
     pub damage: u64,
@@ -106,8 +109,9 @@ fn walk(
     told: &mut dyn FnMut(String, &mut Verified),
 ) -> Result<Walked, JournalError> {
     let path = segments::path(segments, number);
-    let file = File::open(&path).map_err(disk("opening", &path))?;
-    let mut scan = Scan::new(&file, Place { segment: number, offset: 0 }).map_err(disk("reading", &path))?;
+    let file = Segment::open(&path, number).map_err(disk("opening", &path))?;
+    let mut scan = Scan::new(&file).map_err(disk("reading", &path))?;
+    verified.stripped_segments += u64::from(matches!(file, Segment::Stripped(_)));
     let mut walked = Walked { previous_end: None, end: 0 };
     verified.segments += 1;
     let mut doubtful: Vec<String> = Vec::new();

@@ -27,6 +27,7 @@ use super::recent::Recent;
 use super::record::Place;
 use super::recovery::{self, Checkpoint};
 use super::segments::{Appender, Reader};
+use super::strip::Stripping;
 use super::{DeliveryId, JournalError, Receipt};
 use crate::message::{Body, MessageId};
 
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) segments: PathBuf,
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,
+    /// Which segments' content was removed, and which one's is being removed.
+    pub(super) stripping: Mutex<Stripping>,
     pub(super) failed: watch::Sender<Option<JournalError>>,
     /// Everything before this place is on the disk.
     pub(super) end: Mutex<Place>,
@@ -76,6 +79,7 @@ impl Shared {
             recent: Recent::default(),
             segments,
             sealed_files,
+            stripping: Mutex::default(),
             failed: watch::Sender::new(None),
             end: Mutex::default(),
             appended: AtomicU64::new(0),
@@ -182,7 +186,10 @@ impl Writer {
                 return Ok(Some(job.done));
             }
             // A message that is carried takes all that is known of it along.
-            let alone = matches!(job.work, Work::Carry { .. } | Work::SealOld { .. } | Work::Forget { .. });
+            let alone = matches!(
+                job.work,
+                Work::Carry { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::GaveBack { .. }
+            );
             let conflicts = touched(&job.work).is_some_and(|touched| group.touched.contains(&touched));
             if bytes >= GROUP_BYTES || conflicts || alone {
                 bytes = 0;
@@ -203,8 +210,12 @@ impl Writer {
     /// What is done between two groups, and changes no message.
     fn maintain(&mut self, work: &Work) -> Result<(), JournalError> {
         match work {
-            Work::SealOld { limit } => self.seal_old(*limit),
+            Work::SealOld { before } => self.seal_old(*before),
             Work::Forget { shelf } => self.forget(*shelf),
+            Work::GaveBack { bytes } => {
+                self.appender.forget(*bytes);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -334,7 +345,7 @@ impl Group {
 
 fn touched(work: &Work) -> Option<Touched> {
     match work {
-        Work::Receive { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::Close => None,
+        Work::Receive { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::GaveBack { .. } | Work::Close => None,
         Work::Transformed { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
         Work::Attempted { delivery, .. } | Work::Command { delivery, .. } => Some(Touched::Delivery(delivery.clone())),
     }

@@ -98,6 +98,19 @@ fn old_messages_are_pruned_by_age_or_size_and_the_figures_say_so() {
     let (code, text) = rig.cli(&["journal", "prune", "--older-than", "1d"]);
     assert!(code == 0 && text.starts_with("0 messages removed"), "{text}");
     assert_eq!(rig.messages("").len(), 3);
+    let content = ["journal", "prune", "--before", "2100-01-01T00:00:00Z", "--content"];
+    let (code, text) = rig.cli(&[&content[..], &["--dry-run"]].concat());
+    assert!(
+        code == 0 && text.starts_with("nothing was done; it would be: the content of 3 messages removed; 0"),
+        "{text}"
+    );
+    assert!(rig.messages("").iter().all(|message| message["content_removed"].is_null()));
+    let (code, text) = rig.cli(&content);
+    assert!(code == 0 && text.starts_with("the content of 3 messages removed; 0 messages removed"), "{text}");
+    assert!(rig.messages("").iter().all(|message| message["content_removed"].is_string()));
+    let (code, text) = rig.cli(&["journal", "prune", "--before", "2100-01-01T00:00:00Z", "--dry-run"]);
+    assert!(code == 0 && text.starts_with("nothing was done; it would be: 3 messages removed"), "{text}");
+    assert_eq!(rig.messages("").len(), 3);
     let (code, text) = rig.cli(&["journal", "prune", "--before", "2100-01-01T00:00:00Z", "--format", "json"]);
     let pruned: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &pruned["messages"]), (0, &json!(3)), "{text}");
@@ -110,6 +123,7 @@ fn old_messages_are_pruned_by_age_or_size_and_the_figures_say_so() {
         &["journal", "prune"][..],
         &["journal", "prune", "--free", "1", "--yes"],
         &["journal", "prune", "--older-than", "old"],
+        &["journal", "prune", "--free", "1MiB", "--content"],
     ] {
         assert_eq!(rig.cli(wrong).0, 2, "{wrong:?}");
     }

@@ -155,8 +155,10 @@ impl Site {
         let deliveries = story.summary.deliveries.iter().zip(&story.deliveries);
         let mut arrived = Vec::new();
         for (summary, delivery) in deliveries {
-            let Some(outgoing) = &delivery.outgoing else { continue };
-            let property = |key: &str| outgoing.properties.get(key).cloned().unwrap_or_default();
+            if delivery.content.is_none() {
+                continue;
+            }
+            let property = |key: &str| delivery.properties.get(key).cloned().unwrap_or_default();
             let (place, content) = if summary.destination == "mirth" {
                 let id = property("control_id");
                 (format!("mllp://{} (MSH-10 {id})", self.mirth.address()), self.mirth.received(&id))

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::site::{Arrived, Comparison, Exhibit, Input, Site};
 use crate::cli::print_line;
 use crate::engine::Engine;
-use crate::journal::{DeliveryState, Story};
+use crate::journal::{DeliveryState, Stored, Story};
 
 pub(super) fn introduce(site: &Site, engine: &Engine, api: SocketAddr) {
     print_line("Labwire at work: three channels between a laboratory system, a partner lab and a hospital.");
@@ -58,10 +58,8 @@ pub(super) fn way(
             .iter()
             .zip(&summary.deliveries)
             .filter_map(|(delivery, summary)| {
-                delivery
-                    .outgoing
-                    .as_ref()
-                    .map(|outgoing| format!("{} bytes for {}", outgoing.content.len(), summary.destination))
+                let content = delivery.content.as_ref().and_then(Stored::kept)?;
+                Some(format!("{} bytes for {}", content.len(), summary.destination))
             })
             .collect();
         print_line(&format!(

@@ -12,7 +12,7 @@ use clap::Args;
 use super::Filter;
 use crate::cli::client::Client;
 use crate::cli::{ExitCode, complain, print_line};
-use crate::journal::Page;
+use crate::journal::{JournalError, Page, Removed};
 use crate::message::Format;
 use crate::server::{Content, MessageView};
 
@@ -26,7 +26,8 @@ pub(in crate::cli) struct Export {
     #[command(flatten)]
     filter: Filter,
     /// Write each message's body, as it came, into a file of this folder under the message's id; without it, one line of JSON
-    /// for each message goes to standard output, with its deliveries, attempts and commands
+    /// for each message goes to standard output, with its deliveries, attempts and commands. A body that was removed is no file, and
+    /// an error
     #[arg(long, value_name = "FOLDER")]
     to: Option<PathBuf>,
     #[command(flatten)]
@@ -45,10 +46,13 @@ impl Export {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
             made.map_err(|error| failed(folder, &error))?;
         }
-        let mut count = 0;
+        let (mut count, mut gone) = (0, 0);
+        let mut write = |id: &str| {
+            *if self.write(id)? { &mut count } else { &mut gone } += 1;
+            Ok(())
+        };
         for id in &self.ids {
-            self.write(id)?;
-            count += 1;
+            write(id)?;
         }
         let mut before = None;
         while self.ids.is_empty() {
@@ -57,8 +61,7 @@ impl Export {
             query.extend(before.map(|before| ("before", before)));
             let page: Page = self.client.get("/messages", &query)?;
             for message in &page.messages {
-                self.write(&message.id.to_string())?;
-                count += 1;
+                write(&message.id.to_string())?;
             }
             let Some(next) = page.next else { break };
             before = Some(next.to_string());
@@ -66,14 +69,15 @@ impl Export {
         if let Some(folder) = &self.to {
             print_line(&format!("{count} messages in {}", folder.display()));
         }
-        Ok(ExitCode::Done)
+        Ok(if gone == 0 { ExitCode::Done } else { ExitCode::No })
     }
 
-    fn write(&self, id: &str) -> Result<(), ExitCode> {
+    /// False where there is nothing left to be written.
+    fn write(&self, id: &str) -> Result<bool, ExitCode> {
         let view: MessageView = self.client.get(&format!("/messages/{id}"), &[])?;
         let Some(folder) = &self.to else {
             print_line(&serde_json::to_string(&view).expect("our own values are JSON"));
-            return Ok(());
+            return Ok(true);
         };
         let extension = match view.summary.format {
             Format::Hl7 => "hl7",
@@ -84,9 +88,14 @@ impl Export {
         let body = match &view.body {
             Content::Text(text) => text.clone().into_bytes(),
             Content::Base64(text) => STANDARD.decode(text).map_err(|error| failed(&path, &io::Error::other(error)))?,
+            Content::Removed(Removed { at, .. }) => {
+                complain(JournalError::Removed { id: view.summary.id, at: *at });
+                return Ok(false);
+            }
         };
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(&body)).map_err(|error| failed(&path, &error))
+        file.and_then(|mut file| file.write_all(&body)).map_err(|error| failed(&path, &error))?;
+        Ok(true)
     }
 }
 

@@ -92,8 +92,8 @@ impl Outcomes {
     /// Notes an error of the journal at one message. It is the answer to the whole request where nothing was done yet and the
     /// next message would meet it too; later on, what was done must be told.
     pub(super) fn fail(&mut self, id: MessageId, error: JournalError) -> Result<(), JournalError> {
-        use JournalError::{Damaged, State, Unknown};
-        let is_of_this_message = matches!(error, Damaged { .. } | State { .. } | Unknown { .. });
+        use JournalError::{Damaged, Removed, State, Unknown};
+        let is_of_this_message = matches!(error, Damaged { .. } | Removed { .. } | State { .. } | Unknown { .. });
         if self.done.is_empty() && !is_of_this_message {
             return Err(error);
         }
@@ -212,6 +212,9 @@ fn plan(story: &Story, verb: Verb, destination: Option<&str>) -> Result<Planned,
     let id =
         |delivery: &&DeliverySummary| DeliveryId { message: summary.id, destination: delivery.destination.clone() };
     let deliveries: Vec<DeliveryId> = wanted.iter().filter(concerns).map(id).collect();
+    if let Some(at) = summary.content_removed.filter(|_| verb != Verb::Cancel && !deliveries.is_empty()) {
+        return Err(JournalError::Removed { id: summary.id, at }.to_string());
+    }
     if !deliveries.is_empty() {
         return Ok(Planned { id: summary.id, channel: summary.channel.clone(), deliveries });
     }

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::{Problem, detached};
-use crate::engine::Engine;
-use crate::journal::{Backup, Pruned, Room, Stats};
+use crate::engine::{Engine, oldest};
+use crate::journal::{self, Backup, Pruned, Room, Stats};
 
 /// The journal, as the API shows it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,6 +34,12 @@ pub(super) struct Prune {
     before: Option<Timestamp>,
     /// The oldest, until so many bytes were given back.
     bytes: Option<u64>,
+    /// With `before`: only the content; what is known of the messages stays.
+    #[serde(default)]
+    content: bool,
+    /// Only says what would be removed.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Where the backup goes.
@@ -55,14 +61,21 @@ pub(super) async fn prune(
 ) -> Result<Json<Pruned>, Problem> {
     let Json(prune) = body.map_err(|error| Problem::bad_request(error.body_text()))?;
     detached(async move {
-        let journal = engine.journal();
-        let pruned = match (prune.before, prune.bytes) {
-            (Some(before), None) => journal.prune(before).await?,
-            (None, Some(bytes)) => engine.free(bytes).await?,
-            _ => return Err(Problem::bad_request("say what to remove: either `before`, a time, or `bytes`, a number")),
+        let what = match (prune.before, prune.bytes) {
+            (Some(before), None) if prune.content => journal::Prune::content(before),
+            (Some(before), None) => journal::Prune::messages(before),
+            (None, Some(bytes)) if !prune.content => oldest(bytes),
+            _ => {
+                return Err(Problem::bad_request(
+                    "say what to remove: either `before`, a time (and `content`), or `bytes`, a number",
+                ));
+            }
         };
-        let Pruned { segments, messages, carried, bytes } = pruned;
-        info!(segments, messages, carried, bytes, "the journal was pruned");
+        let pruned = engine.journal().prune(journal::Prune { dry_run: prune.dry_run, ..what }).await?;
+        let Pruned { stripped_messages: contents, segments, messages, carried, bytes, .. } = pruned;
+        if !prune.dry_run {
+            info!(contents, segments, messages, carried, bytes, "the journal was pruned");
+        }
         Ok(Json(pruned))
     })
     .await

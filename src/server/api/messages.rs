@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use crate::engine::Engine;
-use crate::journal::{Attempt, Command, DeliverySummary, JournalError, Page, Query, Story, Summary};
+use crate::journal::{Attempt, Command, DeliverySummary, JournalError, Page, Query, Removed, Stored, Story, Summary};
 use crate::message::{MessageId, RefKind};
 
 /// Messages on a page when nothing else is asked for, and at most.
@@ -91,13 +91,18 @@ pub enum Content {
     Text(String),
     /// Anything else.
     Base64(String),
+    /// What is left of content that was removed.
+    Removed(Removed),
 }
 
 impl Content {
-    fn of(bytes: &[u8]) -> Content {
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Content::Text(text.to_owned()),
-            Err(_) => Content::Base64(STANDARD.encode(bytes)),
+    fn of(stored: &Stored) -> Content {
+        match stored {
+            Stored::Removed(removed) => Content::Removed(removed.clone()),
+            Stored::Kept(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => Content::Text(text.to_owned()),
+                Err(_) => Content::Base64(STANDARD.encode(bytes)),
+            },
         }
     }
 }
@@ -164,19 +169,22 @@ impl MessageView {
         let deliveries_in_full = deliveries
             .map(|(summary, delivery)| DeliveryView {
                 summary,
-                content: delivery.outgoing.as_ref().map(|outgoing| Content::of(&outgoing.content)),
-                properties: delivery.outgoing.map(|outgoing| outgoing.properties).unwrap_or_default(),
+                content: delivery.content.as_ref().map(Content::of),
+                properties: delivery.properties,
                 tries: delivery
                     .attempts
                     .into_iter()
-                    .map(|attempt| AttemptView { response: attempt.response.as_deref().map(Content::of), attempt })
+                    .map(|tried| AttemptView {
+                        response: tried.response.as_ref().map(Content::of),
+                        attempt: tried.attempt,
+                    })
                     .collect(),
             })
             .collect();
         MessageView {
             summary: story.summary,
             body: Content::of(&story.body),
-            acknowledgement: story.acknowledgement.as_deref().map(Content::of),
+            acknowledgement: story.acknowledgement.as_ref().map(Content::of),
             transformed_at: story.transformed_at,
             deliveries_in_full,
             commands: story

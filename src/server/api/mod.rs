@@ -137,6 +137,7 @@ impl From<JournalError> for Problem {
             JournalError::Unknown { .. } => (StatusCode::NOT_FOUND, "unknown_message"),
             JournalError::State { .. } => (StatusCode::CONFLICT, "wrong_state"),
             JournalError::Folder { .. } => (StatusCode::CONFLICT, "folder"),
+            JournalError::Removed { .. } => (StatusCode::GONE, "content_removed"),
             JournalError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
             JournalError::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "disk_full"),
             _ => (StatusCode::SERVICE_UNAVAILABLE, "journal"),

@@ -100,7 +100,10 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         };
         event::read(body).map_err(words)?;
     }
-    let body = edited.unwrap_or(story.body);
+    let body = match edited {
+        Some(body) => body,
+        None => story.body.into_bytes(id)?,
+    };
     let new = engine.ids().next();
     let received_at = Timestamp::now();
     let mut origin = summary.origin;

@@ -287,7 +287,8 @@ impl Connection {
         id: MessageId,
     ) -> ControlFlow<End> {
         match receipt.repeat() {
-            Repeat::SameBody => self.answer(receipt.acknowledgement(), id).await,
+            // Where the content of the first one was removed, its acknowledgement is gone too: the sender still waits for one.
+            Repeat::SameBody => self.answer(receipt.acknowledgement().or(acknowledgement.as_ref()), id).await,
             Repeat::No | Repeat::OtherBody => self.answer(acknowledgement, id).await,
         }
     }

@@ -140,6 +140,52 @@ fn f05_killed_at_every_call_while_a_segment_is_begun() {
     assert!(calls > 10, "{calls}");
 }
 
+/// A segment that is written anew without its content is there once, in the old way or in the new.
+#[test]
+fn f05_killed_at_every_call_while_content_is_removed() {
+    let step = if rounds("LABWIRE_KILLS", 10) >= 200 { 1 } else { 3 };
+    let mut number = 1;
+    while killed_while_content_is_removed(number) {
+        number += step;
+    }
+    println!("{number} calls while content is removed");
+    assert!(number > 10, "{number}");
+}
+
+/// False when it went through before.
+fn killed_while_content_is_removed(number: usize) -> bool {
+    let mut scene = Scene::new();
+    let shim = Shim::load(&mut scene.rig, "/data/segments/");
+    scene.rig.start();
+    scene.send(&ids("A", 5));
+    scene.drain();
+    let before = scene.rig.messages("");
+    shim.act(&format!("kill-at:{number}"));
+    let content = ["journal", "prune", "--before", "2100-01-01T00:00:00Z", "--content"];
+    let (code, text) = scene.rig.cli(&content);
+    shim.calm();
+    let killed = code != 0;
+    if killed {
+        scene.wait_for_end();
+        scene.rig.start();
+    }
+    let after = scene.rig.messages("");
+    let removed: Vec<bool> = after.iter().map(|message| message["content_removed"].is_string()).collect();
+    assert!(removed == [true; 5] || (killed && removed == [false; 5]), "killed at {number}: {removed:?} {text}");
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!((&before["id"], &before["state"]), (&after["id"], &after["state"]), "killed at {number}");
+        let story = scene.rig.story(after["id"].as_str().unwrap());
+        let body = if removed[0] { "removed" } else { "text" };
+        assert!(!story["body"][body].is_null(), "killed at {number}: {story}");
+    }
+    let (code, text) = scene.rig.cli(&content);
+    assert!(code == 0 && scene.rig.messages("").iter().all(|message| message["content_removed"].is_string()), "{text}");
+    scene.send(&ids("B", 2));
+    scene.verify();
+    assert_eq!(scene.rig.get("/readyz").1["journal_damage"], serde_json::json!([]), "killed at {number}");
+    killed
+}
+
 /// Sends until the engine is no longer there.
 fn send_large(scene: &Scene, connection: &str, count: usize) {
     let mut client = scene.client();

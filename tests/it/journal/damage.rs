@@ -255,14 +255,15 @@ fn a_newer_format_is_left_alone() {
     for (text, opens) in [
         ("labwire-journal 1\n", true),
         ("labwire-journal 2\n", true),
-        ("labwire-journal 3", false),
+        ("labwire-journal 3\n", true),
+        ("labwire-journal 4", false),
         ("something else", false),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("format"), text).expect("written");
         let opened = Disk::open(folder.path());
         assert_eq!(opened.is_ok(), opens, "{text}");
-        assert!(opens || matches!(opened.err(), Some(JournalError::Format { known: 2, .. })));
+        assert!(opens || matches!(opened.err(), Some(JournalError::Format { known: 3, .. })));
         assert_eq!(folder.path().join("segments").exists(), opens);
     }
 }

@@ -61,15 +61,15 @@ async fn a_message_goes_its_whole_way() {
     assert!(disk.damage().is_empty());
     let story = disk.story(id(1)).expect("a story").expect("a message");
     assert_eq!(story.body, body(1));
-    assert_eq!(story.acknowledgement, Some(Bytes::from_static(b"MSA|AA|C1\r")));
+    assert_eq!(story.acknowledgement, Some(Bytes::from_static(b"MSA|AA|C1\r").into()));
     assert_eq!(story.transformed_at, Some(at(2)));
     assert_eq!(story.summary.origin.source, "mllp");
     assert_eq!(story.summary.bytes, body(1).len() as u64);
     let states: Vec<_> = story.summary.deliveries.iter().map(|delivery| delivery.state).collect();
     assert_eq!(states, [DeliveryState::Sent, DeliveryState::Filtered, DeliveryState::Cancelled]);
     assert_eq!(story.deliveries[0].attempts.len(), 2);
-    assert_eq!(story.deliveries[0].attempts[1].response, Some(Bytes::from_static(b"MSA|AA")));
-    assert!(story.deliveries[1].outgoing.is_none());
+    assert_eq!(story.deliveries[0].attempts[1].response, Some(Bytes::from_static(b"MSA|AA").into()));
+    assert!(story.deliveries[1].content.is_none());
     assert_eq!(story.summary.deliveries[2].finished_at, Some(at(3001)));
     assert_eq!(story.commands.len(), 2);
     assert_eq!(count(&disk, "a", MessageState::Sent), 1);
@@ -375,7 +375,7 @@ async fn one_body_for_many_channels_is_kept_once() {
     assert!(disk.stats().bytes < 700_000, "{:?}", disk.stats());
     let story = disk.story(id(7)).expect("a story").expect("a message");
     assert_eq!(story.body, body);
-    assert!(story.deliveries.iter().all(|delivery| delivery.outgoing.as_ref().is_some_and(|out| out.content == body)));
+    assert!(story.deliveries.iter().all(|delivery| delivery.content.as_ref().is_some_and(|content| *content == body)));
     let queued = disk.queue(&lane("c7", "d50"), 0, 1).expect("a queue");
     assert_eq!(disk.outgoing(&queued[0].id).expect("a content").content, body);
 }

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use labwire::journal::{
-    Arrival, DeliveryState, Depth, Disk, Journal, JournalError, MessageState, Query, Transformed, Verb,
+    Arrival, DeliveryState, Depth, Disk, Journal, JournalError, MessageState, Prune, Query, Stored, Transformed, Verb,
 };
 use proptest::prelude::*;
 
-use super::support::{arrival, at, attempt, body, command, copy, delivery, goes, id, lane, open_small, stays};
+use super::support::{
+    arrival, at, attempt, body, command, content, copy, delivery, goes, id, lane, open_small, sha256, stays,
+};
 
 const CHANNELS: [&str; 2] = ["a", "b/with space"];
 const DESTINATIONS: [&str; 3] = ["x", "y", "z"];
@@ -37,6 +39,10 @@ enum Op {
     Prune {
         pick: usize,
     },
+    /// The content of what was received before a message.
+    Strip {
+        pick: usize,
+    },
     Restart(Restart),
 }
 
@@ -54,6 +60,10 @@ enum Restart {
     Crash,
     /// A crash with half a record at the end.
     TornTail(usize),
+    /// A crash while a segment was written anew without its content.
+    HalfStripped(usize),
+    /// Every sealed roster is lost, and the index.
+    RostersDeleted,
     IndexDeleted,
     OtherBoot,
     /// Bytes of sled's file overwritten, from a place in it on, by this.
@@ -78,6 +88,8 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Restart::Clean),
         Just(Restart::Crash),
         (1..200_usize).prop_map(Restart::TornTail),
+        any::<usize>().prop_map(Restart::HalfStripped),
+        Just(Restart::RostersDeleted),
         Just(Restart::IndexDeleted),
         Just(Restart::OtherBoot),
         (any::<usize>(), 1..5000_usize, any::<u8>()).prop_map(|(place, bytes, by)| Restart::IndexGarbled {
@@ -95,6 +107,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (any::<usize>(), 0..3_usize, verb)
             .prop_map(|(pick, destination, verb)| Op::Command { pick, destination, verb }),
         1 => any::<usize>().prop_map(|pick| Op::Prune { pick }),
+        2 => any::<usize>().prop_map(|pick| Op::Strip { pick }),
         2 => restart.prop_map(Op::Restart),
     ]
 }
@@ -111,6 +124,8 @@ struct Message {
     channel: &'static str,
     state: MessageState,
     deliveries: Vec<(&'static str, Delivery)>,
+    /// What the journal has removed: the body, the contents of deliveries, or both.
+    removed: (bool, bool),
 }
 
 #[derive(Clone, Copy)]
@@ -167,7 +182,7 @@ impl Model {
                 let rejected = rejected.then(|| "no MSH".to_owned());
                 let state = if rejected.is_some() { MessageState::Rejected } else { MessageState::Received };
                 let _ = disk.receive(Arrival { rejected, ..arrival(n, channel) }).await.expect("a receipt");
-                self.messages.insert(n, Message { channel, state, deliveries: vec![] });
+                self.messages.insert(n, Message { channel, state, deliveries: vec![], removed: (false, false) });
             }
             Op::Transform { pick, outcome } => {
                 let Some(n) = self.pick(pick) else { return };
@@ -196,7 +211,7 @@ impl Model {
             }
             Op::Prune { pick } => {
                 let Some(n) = self.pick(pick) else { return };
-                disk.prune(at(n)).await.expect("pruned");
+                disk.prune(Prune::messages(at(n))).await.expect("pruned");
                 self.pruned = true;
                 // Whole segments: what is gone is finished and old; what is there is as it was.
                 self.messages.retain(|found, message| {
@@ -205,6 +220,21 @@ impl Model {
                     assert!(is_there || may_go, "message {found} is gone at {n}: {}", message.state);
                     is_there
                 });
+            }
+            Op::Strip { pick } => {
+                let Some(n) = self.pick(pick) else { return };
+                disk.prune(Prune::content(at(n))).await.expect("pruned");
+                for (found, message) in &mut self.messages {
+                    let story = disk.story(id(*found)).expect("a story").expect("nothing is gone");
+                    let contents = story.deliveries.iter().filter_map(|delivery| delivery.content.as_ref());
+                    let removed =
+                        (story.body.kept().is_none(), contents.clone().any(|content| content.kept().is_none()));
+                    assert!(removed >= message.removed, "what is removed does not come back");
+                    // A segment can be younger than what happens in it.
+                    let may_go = message.is_finished() && (*found < n || !removed.0);
+                    assert!(removed == message.removed || may_go, "message {found} at {n}: {}", message.state);
+                    message.removed = removed;
+                }
             }
             Op::Restart(_) => unreachable!("restarts are not the model's business"),
         }
@@ -245,10 +275,12 @@ impl Model {
         let done = disk.command(delivery(n, destination), command(verb, n)).await;
         let sequence = self.next();
         let message = self.messages.get_mut(&n).expect("it was picked");
+        let was_finished = message.is_finished();
         let Some(delivery) = message.delivery(destination) else {
             assert!(matches!(done, Err(JournalError::Unknown { .. })), "{done:?}");
             return;
         };
+        let before = *delivery;
         match (verb, delivery.state) {
             (Verb::Retry, Retrying) => (delivery.state, delivery.counted) = (Queued, 0),
             (Verb::Retry, Dead | Cancelled) | (Verb::Resend, Sent) => {
@@ -261,6 +293,11 @@ impl Model {
                 return;
             }
         }
+        if was_finished && verb != Verb::Cancel && message.removed != (false, false) {
+            *message.delivery(destination).expect("it is there") = before;
+            assert!(matches!(done, Err(JournalError::Removed { .. })), "{done:?}");
+            return;
+        }
         done.expect("kept");
         message.derive();
     }
@@ -268,7 +305,13 @@ impl Model {
     fn check(&self, disk: &Disk) {
         for (n, message) in &self.messages {
             let story = disk.story(id(*n)).expect("a story").expect("a message");
-            assert_eq!(story.body, body(*n));
+            match &story.body {
+                Stored::Kept(found) => assert_eq!(*found, body(*n)),
+                Stored::Removed(found) => {
+                    assert_eq!((found.bytes, &found.sha256), (body(*n).len() as u64, &Some(sha256(&body(*n)))));
+                }
+            }
+            assert_eq!(story.body.kept().is_none(), message.removed.0, "message {n}");
             assert_eq!(story.summary.state, message.state, "message {n}");
             assert_eq!(story.summary.deliveries.len(), message.deliveries.len());
             for (i, (name, delivery)) in message.deliveries.iter().enumerate() {
@@ -276,6 +319,10 @@ impl Model {
                 assert_eq!((found.destination.as_str(), found.state), (*name, delivery.state), "message {n}");
                 assert_eq!(found.attempts, delivery.tries);
                 assert_eq!(story.deliveries[i].attempts.len(), delivery.tries as usize);
+                if delivery.state.is_waiting() && story.deliveries[i].content.is_some() {
+                    let outgoing = disk.outgoing(&super::support::delivery(*n, name)).expect("a content");
+                    assert_eq!(outgoing.content, content(*n, name), "what is unsent is all there");
+                }
             }
         }
         for channel in CHANNELS {
@@ -325,7 +372,7 @@ impl Model {
 async fn restart(disk: Disk, folder: &mut PathBuf, root: &Path, how: &Restart) -> Disk {
     let next = root.join(format!("{}", std::fs::read_dir(root).expect("a folder").count()));
     match how {
-        Restart::Crash | Restart::TornTail(_) => copy(folder, &next),
+        Restart::Crash | Restart::TornTail(_) | Restart::HalfStripped(_) => copy(folder, &next),
         _ => {
             disk.close().await.expect("it closes");
             copy(folder, &next);
@@ -335,13 +382,28 @@ async fn restart(disk: Disk, folder: &mut PathBuf, root: &Path, how: &Restart) -
     *folder = next;
     let index = folder.join("index");
     let segments = std::fs::read_dir(folder.join("segments")).expect("a folder");
-    let segment = segments.map(|entry| entry.expect("an entry").path()).max().expect("a segment");
+    let segments = segments.map(|entry| entry.expect("an entry").path());
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
+    let segment = segments.filter(is_log).max().expect("a segment");
     match how {
         Restart::Clean | Restart::Crash => {}
         Restart::TornTail(bytes) => {
             let mut all = std::fs::read(&segment).expect("a segment");
             all.extend(all[..(*bytes).min(all.len())].to_vec());
             std::fs::write(&segment, all).expect("written");
+        }
+        Restart::HalfStripped(bytes) => {
+            let all = std::fs::read(&segment).expect("a segment");
+            std::fs::write(segment.with_extension("strip"), &all[..bytes % all.len()]).expect("written");
+        }
+        Restart::RostersDeleted => {
+            for entry in std::fs::read_dir(folder.join("segments")).expect("a folder") {
+                let path = entry.expect("an entry").path();
+                if path.extension().is_some_and(|extension| extension == "idx") {
+                    std::fs::remove_file(path).expect("removed");
+                }
+            }
+            std::fs::remove_dir_all(&index).expect("removed");
         }
         Restart::IndexDeleted => std::fs::remove_dir_all(&index).expect("removed"),
         Restart::OtherBoot => std::fs::write(index.join("boot"), "another boot").expect("written"),

@@ -48,6 +48,12 @@ pub(crate) fn body(n: u64) -> Bytes {
     Bytes::from(format!("MSH|^~\\&|LAB|{n}|{}", "x".repeat(n as usize % 700)))
 }
 
+/// As 64 hexadecimal digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Goes to a destination, with a content that tells both.
 pub(crate) fn goes(n: u64, destination: &str) -> NewDelivery {
     let properties = [("control_id".to_owned(), format!("{destination}-{n}"))].into();

@@ -104,6 +104,18 @@ fn after_a_restart_and_after_kill_9() {
 }
 
 #[test]
+fn after_the_content_of_the_first_one_was_removed() {
+    let peer = MllpServer::start();
+    let rig = rig(&peer, "");
+    assert_eq!(short(&connect(&rig).send(&message("1")).unwrap()), "AA/1");
+    rig.wait_for("sent", 1);
+    let (code, text) = rig.cli(&["journal", "prune", "--before", "2100-01-01T00:00:00Z", "--content"]);
+    assert!(code == 0 && text.starts_with("the content of 1 messages removed"), "{text}");
+    assert_eq!(short(&connect(&rig).send(&message("1")).unwrap()), "AA/1", "it is answered");
+    assert_eq!(arrived_with(&rig, &peer, "2"), ["1", "2"], "and not sent again");
+}
+
+#[test]
 fn the_same_control_id_with_another_body_is_a_new_message_and_flagged() {
     let peer = MllpServer::start();
     let rig = rig(&peer, "");

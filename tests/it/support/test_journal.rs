@@ -126,12 +126,8 @@ impl Journal for TestJournal {
         self.disk.damage()
     }
 
-    async fn prune(&self, before: Timestamp) -> Result<Pruned, JournalError> {
-        self.disk.prune(before).await
-    }
-
-    async fn prune_bytes(&self, bytes: u64, before: Timestamp) -> Result<Pruned, JournalError> {
-        self.disk.prune_bytes(bytes, before).await
+    async fn prune(&self, prune: Prune) -> Result<Pruned, JournalError> {
+        self.disk.prune(prune).await
     }
 
     fn disk(&self) -> Option<DiskSpace> {
