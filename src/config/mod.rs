@@ -9,6 +9,7 @@ mod reading;
 mod secret;
 mod table;
 mod values;
+mod web;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ pub(crate) use table::unknown_word;
 pub use table::{Entry, Table};
 pub use values::{ByteSize, Duration, HostPort, Listen};
 pub(crate) use values::{more_than, parsed, time_limit};
+pub(crate) use web::target;
+pub use web::{Network, WebOrigin, WebUrl, is_public};
 
 /// The JSON Schema generator that all options are described with.
 pub fn schema_generator() -> schemars::SchemaGenerator {

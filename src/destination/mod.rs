@@ -21,6 +21,7 @@ pub(crate) const COMMON_KEYS: &[&str] =
 
 mod fault;
 mod file;
+mod http;
 mod mllp;
 mod sftp;
 
@@ -43,7 +44,7 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, file::KIND];
+pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, http::KIND, file::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
