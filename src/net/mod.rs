@@ -2,5 +2,6 @@
 
 pub mod ssh;
 mod tcp;
+pub mod tls;
 
 pub(crate) use tcp::tune;
