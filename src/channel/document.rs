@@ -335,3 +335,21 @@ pub fn check_tests(set: &mut Set) {
     set.diagnostics.append(&mut found);
     sort(&mut set.diagnostics);
 }
+
+/// What is wrong with the keys and certificates that channels refer to. For `labwire check` alone: where the engine runs, a source
+/// that cannot be opened is tried again and shown, and a destination pauses.
+pub fn check_secrets(set: &mut Set) {
+    for spec in &set.channels {
+        let of_destinations = spec.destinations.iter().flat_map(|destination| destination.config.mistakes());
+        for mistake in spec.source.mistakes().into_iter().chain(of_destinations) {
+            set.diagnostics.push(Diagnostic {
+                file: spec.file.clone(),
+                span: mistake.span,
+                message: mistake.message,
+                label: String::new(),
+                help: None,
+            });
+        }
+    }
+    sort(&mut set.diagnostics);
+}

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
 
-use crate::config::{BuildError, Place, Table};
+use crate::config::{BuildError, Mistake, Place, Table};
 use crate::expr::ExprError;
 use crate::journal::Outgoing;
 use crate::message::Message;
@@ -55,6 +55,12 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
     fn writes_to(&self) -> Option<&'static str> {
         None
+    }
+
+    /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
+    /// keys may lie elsewhere than channel files do.
+    fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
     }
 
     /// Makes the destination. Reads secrets; connects lazily, at the first delivery.

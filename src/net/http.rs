@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -17,12 +18,13 @@ use hyper::header::{HOST, HeaderMap, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::tls::{self, Stream, TlsError};
 use crate::config::{HostPort, Network, WebOrigin, is_public};
 
 /// The longest head of an answer.
@@ -39,6 +41,8 @@ pub(crate) struct Route {
     pub(crate) networks: Vec<Network>,
     /// What stands in between.
     pub(crate) proxy: Option<Proxy>,
+    /// How an `https` server is verified.
+    pub(crate) tls: Option<Arc<tls::Client>>,
     /// How long looking the name up, connecting and TLS may take together.
     pub(crate) connect_timeout: Duration,
 }
@@ -83,10 +87,12 @@ pub(crate) enum Fault {
     NotAllowed(IpAddr),
     NotConnected(io::Error),
     ConnectTimeout,
+    /// Connected, but no TLS came about in time.
+    HandshakeTimeout,
     /// The proxy makes no tunnel; its status.
     NoTunnel(u16),
     /// No TLS came about.
-    Tls(String),
+    Tls(TlsError),
     /// Lost before an answer began.
     Closed(Option<io::Error>),
     /// Lost within the answer.
@@ -111,11 +117,6 @@ pub(crate) fn secret_value(text: &str) -> Option<HeaderValue> {
     value.set_sensitive(true);
     Some(value)
 }
-
-/// A stream of bytes, encrypted or not.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -147,7 +148,7 @@ impl Client {
         if let Some(connection) = kept {
             match self.exchange_on(connection, ask, longest, limit).await {
                 // The server closed a kept connection just when it was used again, which servers do after a quiet time.
-                Err(Fault::Closed(_)) => {
+                Err(Fault::Closed(_) | Fault::Tls(_)) => {
                     debug!(server = %self.route.origin, "the kept connection was closed, connecting anew")
                 }
                 exchanged => return exchanged,
@@ -203,6 +204,11 @@ fn of_hyper(error: hyper::Error) -> Fault {
         return Fault::NotHttp;
     }
     let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+    if let Some(refusal) = source.and_then(TlsError::refusal_in) {
+        return Fault::Tls(refusal);
+    }
+    // A close without TLS's own farewell is a close.
+    let source = source.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
     Fault::Closed(source.map(|error| io::Error::from(error.kind())))
 }
 
@@ -226,20 +232,17 @@ impl Route {
     }
 
     async fn connect(&self) -> Result<Connection, Fault> {
-        timeout(self.connect_timeout, self.open()).await.unwrap_or(Err(Fault::ConnectTimeout))
-    }
-
-    async fn open(&self) -> Result<Connection, Fault> {
-        let at = self.proxy.as_ref().map_or(&self.origin.at, |proxy| &proxy.at);
-        let mut stream = self.dial(at).await?;
-        super::tune(&stream);
-        if let Some(proxy) = self.proxy.as_ref().filter(|_| self.origin.is_https) {
-            self.tunnel(proxy, &mut stream).await?;
-        }
-        let stream: Box<dyn Io> = if self.origin.is_https {
-            return Err(Fault::Tls("TLS is not available".to_owned()));
-        } else {
-            Box::new(stream)
+        let deadline = Instant::now() + self.connect_timeout;
+        let stream = timeout_at(deadline, self.open()).await.unwrap_or(Err(Fault::ConnectTimeout))?;
+        let stream = match self.tls.as_ref().filter(|_| self.origin.is_https) {
+            Some(tls) => match timeout_at(deadline, tls.connect(stream, &self.origin.at.host)).await {
+                Ok(connected) => connected.map_err(Fault::Tls)?,
+                Err(_) => return Err(Fault::HandshakeTimeout),
+            },
+            None if self.origin.is_https => {
+                return Err(Fault::Tls(TlsError::Refused("no TLS settings were read for it".to_owned())));
+            }
+            None => Stream::Plain(stream),
         };
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES)
@@ -251,6 +254,17 @@ impl Route {
             let _ = connection.await;
         });
         Ok(Connection { sender, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// A connection that reaches the server, in the clear so far.
+    async fn open(&self) -> Result<TcpStream, Fault> {
+        let at = self.proxy.as_ref().map_or(&self.origin.at, |proxy| &proxy.at);
+        let mut stream = self.dial(at).await?;
+        super::tune(&stream);
+        if let Some(proxy) = self.proxy.as_ref().filter(|_| self.origin.is_https) {
+            self.tunnel(proxy, &mut stream).await?;
+        }
+        Ok(stream)
     }
 
     /// Connects to the first address of the name that is allowed and answers.

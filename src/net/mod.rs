@@ -3,5 +3,6 @@
 pub(crate) mod http;
 pub mod ssh;
 mod tcp;
+pub mod tls;
 
 pub(crate) use tcp::tune;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{BuildError, Place, Resource, Table};
+use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
 mod event;
 mod intake;
@@ -50,6 +50,12 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.
     fn judge(&self, _raw: &Bytes) -> Option<Judged> {
         None
+    }
+
+    /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
+    /// keys may lie elsewhere than channel files do.
+    fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
     }
 
     /// Opens what it needs (binds its port). Spawns nothing, so that a refused reload leaves nothing running.

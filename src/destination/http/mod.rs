@@ -20,6 +20,7 @@ mod rules;
 mod sign;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration as StdDuration, SystemTime};
 
 use async_trait::async_trait;
@@ -35,11 +36,14 @@ use self::body::{BodyKind, Part, Parts};
 use self::rules::{Fit, Rule};
 use self::sign::{Sign, Signer};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, Disposition, FaultClass, SendError};
-use crate::config::{BuildError, ByteSize, Duration, HostPort, Network, Place, Secret, Table, report, time_limit};
+use crate::config::{
+    BuildError, ByteSize, Duration, HostPort, Mistake, Network, Place, Secret, Table, report, time_limit,
+};
 use crate::expr::{ExprError, HeaderTemplate, Scope, Template, UrlTemplate};
 use crate::journal::Outgoing;
 use crate::message::Message;
 use crate::net::http::{Answer, Ask, Client, Fault, Proxy, Route, basic};
+use crate::net::tls::{ClientTls, TlsError};
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "http",
@@ -145,6 +149,10 @@ struct Options {
     networks: Vec<Network>,
     /// The proxy that requests go through. None is ever taken from the environment.
     proxy: Option<ProxyOptions>,
+    /// How a server is verified whose URL begins with https: a table where its certificate comes from an authority of its own, is
+    /// pinned, or where it wants to see ours. Not given: by the authorities that this system knows.
+    #[serde(default)]
+    tls: ClientTls,
     /// How long finding the name, connecting and TLS may take together (10s if not given).
     #[serde(default = "default_connect_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
@@ -191,6 +199,14 @@ fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
         if let Some((problem, help)) = header_problem(entry.name()) {
             report(entry.key.span(), format!("header `{}` {problem}", entry.name()), "", Some(help.to_owned()));
         }
+    }
+    if let Some(tls) = given.take("tls").filter(|_| options.is_https() != options.tls.is_on()) {
+        let (what, help) = if options.is_https() {
+            ("cannot switch TLS off", "a URL in the clear begins with `http://`")
+        } else {
+            ("has `tls` that no URL speaks", "a URL with TLS begins with `https://`")
+        };
+        report(tls.key.span(), format!("{name} {what}"), "", Some(help.to_owned()));
     }
     for (key, problem, help) in options.problems() {
         let span = given.take(key).map_or(span.clone(), |entry| entry.key.span());
@@ -284,6 +300,12 @@ impl Options {
         }
     }
 
+    /// Whether anything here is reached by TLS.
+    fn is_https(&self) -> bool {
+        let token_url = self.auth.as_ref().and_then(|auth| auth.oauth2.as_ref()).map(|oauth2| &oauth2.token_url.origin);
+        self.url.origin.is_https || token_url.is_some_and(|origin| origin.is_https)
+    }
+
     fn body_kind(&self) -> BodyKind {
         self.body.unwrap_or(match self.method {
             Verb::Get | Verb::Delete => BodyKind::None,
@@ -291,14 +313,18 @@ impl Options {
         })
     }
 
-    fn route(&self, secrets: &mut Vec<String>) -> Result<Route, BuildError> {
+    fn route(&self, place: &Place, secrets: &mut Vec<String>) -> Result<Route, BuildError> {
         let proxy = self.proxy.as_ref().map(|ProxyOptions { address, user, password }| {
             let password = password.as_ref().map(Secret::fetch).transpose()?;
             secrets.extend(password.clone());
             let authorization = user.as_ref().zip(password).map(|(user, password)| basic(user, &password));
             Ok(Proxy { at: address.clone(), authorization })
         });
+        let usual = ClientTls::usual();
+        let tls = if self.tls.is_on() { &self.tls } else { &usual };
+        let tls = if self.is_https() { tls.build(place)? } else { None };
         Ok(Route {
+            tls: tls.map(Arc::new),
             origin: self.url.origin.clone(),
             networks: self.networks.clone(),
             proxy: proxy.transpose()?,
@@ -341,9 +367,13 @@ impl DestinationConfig for Options {
         Ok(Outgoing { content, properties })
     }
 
+    fn mistakes(&self) -> Vec<Mistake> {
+        self.tls.mistakes()
+    }
+
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
         let mut secrets = Vec::new();
-        let route = self.route(&mut secrets)?;
+        let route = self.route(place, &mut secrets)?;
         let longest = self.timeout.get();
         let login = self.auth.as_ref().map(|auth| auth.login(&route, longest, &mut secrets)).transpose()?;
         let signer = self.sign.as_ref().map(Sign::signer).transpose()?;
@@ -560,7 +590,15 @@ fn describe(server: &str, route: &Route, longest: StdDuration, fault: Fault) -> 
         Fault::NoTunnel(status) => {
             (FaultClass::Refused, format!("{at} makes no connection to {server}: it answered {status}"))
         }
-        Fault::Tls(error) => (FaultClass::Tls, format!("{server}: no TLS connection: {error}")),
+        Fault::HandshakeTimeout => (
+            FaultClass::Timeout,
+            format!(
+                "{server}: connected, but no TLS within {} ms; look whether this port speaks TLS",
+                route.connect_timeout.as_millis()
+            ),
+        ),
+        Fault::Tls(error @ TlsError::Lost(_)) => (FaultClass::Reset, format!("{server}: {error}")),
+        Fault::Tls(error) => (FaultClass::Tls, format!("{server}: {error}")),
         Fault::Closed(Some(error)) => {
             (FaultClass::Reset, format!("{server}: the connection was lost before an answer came: {error}"))
         }
