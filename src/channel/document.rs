@@ -264,7 +264,9 @@ fn kind_name(table: &mut Table<'_>, what: &str, kinds: &[&str]) -> Option<String
 
 /// The destinations by name, also those with mistakes: tests may name them.
 fn read_destinations(entry: Option<Entry<'_>>, retry: Retry) -> Vec<(Name, Option<DestinationSpec>)> {
-    let help = || Some("write a [destination.NAME] table with `type = \"mllp\"`, `\"sftp\"` or `\"file\"`".to_owned());
+    let help = || {
+        Some("write a [destination.NAME] table with `type = \"mllp\"`, `\"sftp\"`, `\"http\"` or `\"file\"`".to_owned())
+    };
     let Some(entry) = entry else {
         config::report(0..0, "this channel has no destination", "", help());
         return Vec::new();

@@ -265,7 +265,6 @@ impl Rules {
 }
 
 /// An attempt that failed. The text is shown to people and never holds content.
-#[derive(Debug)]
 pub struct SendError {
     /// What went wrong.
     pub class: FaultClass,
@@ -306,6 +305,16 @@ impl SendError {
     /// What becomes of the delivery where the channel file says nothing.
     pub fn disposition(&self) -> Disposition {
         self.then.unwrap_or_else(|| Rules::default().of(self.class))
+    }
+}
+
+/// What the peer answered may be content.
+impl fmt::Debug for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SendError { class, message, then, retry_after, .. } = self;
+        let mut shown = f.debug_struct("SendError");
+        shown.field("class", class).field("message", message).field("then", then).field("retry_after", retry_after);
+        shown.finish_non_exhaustive()
     }
 }
 

@@ -27,7 +27,7 @@ use tracing::debug;
 use super::tls::{self, Stream, TlsError};
 use crate::config::{HostPort, Network, WebOrigin, is_public};
 
-/// The longest head of an answer.
+/// The longest head of an answer; what was read already with one read more is still looked at.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The longest head of a proxy's answer to CONNECT.
 const MAX_TUNNEL_BYTES: usize = 8 << 10;

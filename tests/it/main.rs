@@ -18,6 +18,7 @@ mod events;
 mod faults;
 mod faults_by_class;
 mod hosted;
+mod http;
 mod journal;
 mod journal_commands;
 mod lanes;

@@ -14,7 +14,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::form_urlencoded;
 
-use super::{AGENT, describe, retry_after};
+use super::AGENT;
+use super::explain::{describe, retry_after};
 use crate::config::{BuildError, Secret, WebUrl};
 use crate::destination::{FaultClass, SendError};
 use crate::net::http::{Answer, Ask, Client, Route, basic, secret_value};

@@ -2,6 +2,7 @@
 
 pub mod cutter;
 pub mod eventually;
+pub mod http_server;
 pub mod interactive;
 pub mod listener;
 pub mod mllp_client;
