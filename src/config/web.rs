@@ -24,7 +24,9 @@ const HELP: &str = "write it as in \"https://lis.example/api/results\"";
 impl WebOrigin {
     /// Reads the beginning of a URL; gives also its length in bytes, where the path begins.
     pub(crate) fn parse(text: &str) -> Result<(WebOrigin, usize), (String, String)> {
-        let wrong = |what: &str, help: &str| Err((format!("`{text}` {what}"), help.to_owned()));
+        // What could be a password is not shown.
+        let shown = if text.contains('@') { "this".to_owned() } else { format!("`{text}`") };
+        let wrong = |what: &str, help: &str| Err((format!("{shown} {what}"), help.to_owned()));
         let Some((scheme, rest)) = text.split_once("://") else { return wrong("is no URL", HELP) };
         let is_https = match scheme {
             "https" => true,
@@ -42,7 +44,7 @@ impl WebOrigin {
             return wrong("has no host", HELP);
         }
         let length = scheme.len() + "://".len() + authority.len();
-        let url = Url::parse(&text[..length]).map_err(|error| (format!("`{text}` is no URL: {error}"), HELP.into()))?;
+        let url = Url::parse(&text[..length]).map_err(|error| (format!("{shown} is no URL: {error}"), HELP.into()))?;
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default().filter(|port| *port != 0)) else {
             return wrong("has no host and port", HELP);
         };
@@ -246,7 +248,7 @@ mod tests {
             ("https://", "has no host"),
             ("https:///api", "has no host"),
             ("https://a\\b/", "has no host"),
-            ("https://me:pw@lis.example/", "holds a login"),
+            ("https://me:pw@lis.example/", "this holds a login"),
             ("https://{{ msg['MSH-5'] }}/", "expression in its host"),
             ("https://lis.example{{ x }}", "expression in its host"),
             ("https://lis.example:0/", "has no host and port"),

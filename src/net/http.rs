@@ -31,6 +31,8 @@ use crate::config::{HostPort, Network, WebOrigin, is_public};
 const MAX_HEAD_BYTES: usize = 64 << 10;
 /// The longest head of a proxy's answer to CONNECT.
 const MAX_TUNNEL_BYTES: usize = 8 << 10;
+/// A connection that ended tells why at once.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a server is reached.
 #[derive(Debug, Clone)]
@@ -120,8 +122,8 @@ pub(crate) fn secret_value(text: &str) -> Option<HeaderValue> {
 
 struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    /// Ends with it: what is dropped in the middle of a request is closed.
-    _task: AbortOnDropHandle<()>,
+    /// Ends with it: what is dropped in the middle of a request is closed. Gives the fault that ended the connection.
+    task: AbortOnDropHandle<Option<Fault>>,
 }
 
 /// A client at work.
@@ -167,11 +169,21 @@ impl Client {
     ) -> Result<Answer, Fault> {
         let request = self.route.request(ask);
         let answer = timeout(longest, exchange(&mut connection.sender, request, limit));
-        let answer = answer.await.unwrap_or(Err(Fault::Timeout))?;
-        if !answer.is_cut {
-            self.kept = Some(connection);
+        match answer.await.unwrap_or(Err(Fault::Timeout)) {
+            Ok(answer) => {
+                if !answer.is_cut {
+                    self.kept = Some(connection);
+                }
+                Ok(answer)
+            }
+            // It ended before the request was begun: only the connection itself knows why. A server that refuses our
+            // certificate does so after the handshake (RFC 8446 §4.4.2.4).
+            Err(Fault::Closed(None)) => match timeout(CAUSE_TIMEOUT, &mut connection.task).await {
+                Ok(Ok(Some(cause))) => Err(cause),
+                _ => Err(Fault::Closed(None)),
+            },
+            Err(fault) => Err(fault),
         }
-        Ok(answer)
     }
 }
 
@@ -203,7 +215,9 @@ fn of_hyper(error: hyper::Error) -> Fault {
     if error.is_parse() {
         return Fault::NotHttp;
     }
-    let source = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+    // It may lie deeper: within what cancelled a request that was not begun.
+    let sources = std::iter::successors(std::error::Error::source(&error), |error| error.source());
+    let source = sources.into_iter().find_map(|error| error.downcast_ref::<io::Error>());
     if let Some(refusal) = source.and_then(TlsError::refusal_in) {
         return Fault::Tls(refusal);
     }
@@ -249,11 +263,8 @@ impl Route {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Fault::Closed(None))?;
-        let task = tokio::spawn(async move {
-            // What goes wrong is told to whoever waits for an answer.
-            let _ = connection.await;
-        });
-        Ok(Connection { sender, _task: AbortOnDropHandle::new(task) })
+        let task = tokio::spawn(async move { connection.await.err().map(of_hyper) });
+        Ok(Connection { sender, task: AbortOnDropHandle::new(task) })
     }
 
     /// A connection that reaches the server, in the clear so far.

@@ -1,6 +1,6 @@
 //! What a channel file says of an `http` destination.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -136,7 +136,12 @@ pub(super) fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
     let mut given = table.clone();
     let options: Options = table.read_with_more(COMMON_KEYS)?;
     let headers = given.take("headers").and_then(|entry| entry.into_table("headers"));
+    let mut seen = BTreeSet::new();
     for entry in headers.into_iter().flat_map(Table::into_entries) {
+        if !seen.insert(entry.name().to_ascii_lowercase()) {
+            let help = Some("upper and lower case are the same in a header's name".to_owned());
+            report(entry.key.span(), format!("header `{}` is written twice", entry.name()), "", help);
+        }
         if let Some((problem, help)) = header_problem(entry.name()) {
             report(entry.key.span(), format!("header `{}` {problem}", entry.name()), "", Some(help.to_owned()));
         }

@@ -15,8 +15,13 @@ use crate::support::rig::Rig;
 
 use Disposition::{Dead, Pause, Retry, Sent};
 
+/// What a server does.
+pub(super) type Answering = fn() -> Reply;
+/// What it does, what becomes of the delivery, by which fault, and words of the error.
+pub(super) type Case = (Answering, Disposition, FaultClass, &'static str);
+
 /// What becomes of one message at a server that answers so.
-fn outcome(reply: fn() -> Reply, options: &str) -> (Disposition, Option<FaultClass>, String) {
+fn outcome(reply: Answering, options: &str) -> (Disposition, Option<FaultClass>, String) {
     let server = HttpServer::start(move |_| reply());
     match Sender::to(&server.url("/in"), options).send(&adt()) {
         Ok(_) => (Sent, None, String::new()),
@@ -81,7 +86,7 @@ fn a_redirect_is_never_followed() {
 fn connections_that_go_wrong() {
     const HALF: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
     let long_head = || Reply::Last(format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(300_000)).into_bytes());
-    let cases: [(fn() -> Reply, Disposition, FaultClass, &str); 7] = [
+    let cases: [Case; 7] = [
         (|| Reply::Close, Retry, FaultClass::Reset, "SERVER: the server closed the connection before it answered"),
         (
             || Reply::Reset,
@@ -205,7 +210,7 @@ fn rules_on_answers_go_before_the_status() {
         { header = "X-Maintenance", then = "pause" },
         { status = "2xx", contains = "<fault>", then = "dead" },
     ]"#;
-    let cases: [(fn() -> Reply, Disposition, Option<usize>); 7] = [
+    let cases: [(Answering, Disposition, Option<usize>); 7] = [
         (|| answer("409 Conflict", "", "{}"), Sent, None),
         (|| answer("200 OK", "", r#"{"status":"busy"}"#), Retry, Some(2)),
         (|| answer("200 OK", "", r#"{"status":"error","text":"SECRET"}"#), Dead, Some(3)),

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use labwire::destination::{Disposition, FaultClass};
 
+use super::answers::Case;
 use super::{ADT, Sender, adt, channel};
 use crate::lanes::{lane, send};
 use crate::support::eventually::eventually;
@@ -163,7 +164,7 @@ fn a_token_that_is_refused_is_replaced_once() {
 
 #[test]
 fn a_token_server_that_gives_none() {
-    let cases: [(fn() -> Reply, Disposition, FaultClass, &str); 6] = [
+    let cases: [Case; 6] = [
         (
             || answer("401 Unauthorized", "", r#"{"error":"invalid_client","error_description":"SECRET"}"#),
             Disposition::Pause,
@@ -246,11 +247,14 @@ fn a_signed_request_is_what_standard_webhooks_says() {
     assert!(id.ends_with("-w~eb"), "no full stop: {id}");
     let age = jiff::Timestamp::now().as_second() - timestamp.parse::<i64>().unwrap();
     assert!((0..60).contains(&age), "{age}");
-    let script = "import base64,hashlib,hmac,sys\nfor k in (b'\\7'*24, b'\\t'*24):\n print('v1,'+base64.b64encode(hmac.new(k, sys.stdin.buffer.read() if 0 else DATA, hashlib.sha256).digest()).decode())"
-        .replace("sys.stdin.buffer.read() if 0 else DATA", "data")
-        .replace("hmac,sys\n", "hmac,sys\ndata=sys.stdin.buffer.read()\n");
-    let mut python = std::process::Command::new("python3")
-        .args(["-c", &script])
+    const SCRIPT: &str = r"
+import base64, hashlib, hmac, sys
+data = sys.stdin.buffer.read()
+for key in (b'\x07' * 24, b'\x09' * 24):
+    print('v1,' + base64.b64encode(hmac.new(key, data, hashlib.sha256).digest()).decode())
+";
+    let mut python = std::process::Command::new(crate::support::python::program("python3"))
+        .args(["-c", SCRIPT])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -92,18 +92,16 @@ fn a_form_and_a_form_with_a_file() {
 
 #[test]
 fn what_comes_from_a_message_stays_in_its_place() {
-    let hostile = ADT.replace("77", "a/../b?x=1&y=2#z @evil").replace("ADT^A01", "ADT^A\\X0D\\\\X0A\\Evil: 1");
+    let hostile = ADT.replace("77", "a/../b?x=1#z @evil").replace("ADT^A01", "ADT^A\\X0D\\\\X0A\\Evil: 1");
     let server = HttpServer::start(|_| ok());
     let url = server.url("/patients/{{ msg['PID-3'] }}/in?id={{ msg['PID-3'] }}");
     let mut sender =
         Sender::to(&url, "headers = { \"X-Patient\" = \"id {{ msg['PID-3'] }}\", \"User-Agent\" = \"me\" }");
     sender.send(&message_of(Format::Hl7, &hostile)).unwrap();
     let seen = server.seen().pop().unwrap();
-    let encoded = "a%2F..%2Fb%3Fx%3D1%26y%3D2%23z%20%40evil".replace("%26", "%26");
-    let value = seen.target.strip_prefix("/patients/").unwrap().split('/').next().unwrap();
-    assert!(value.starts_with("a%2F..%2Fb%3Fx%3D1") && value.ends_with("%23z%20%40evil"), "{value} {encoded}");
-    assert_eq!(seen.target, format!("/patients/{value}/in?id={value}"));
-    assert!(seen.header("X-Patient").unwrap().starts_with("id a/../b?x=1"));
+    let encoded = "a%2F..%2Fb%3Fx%3D1%23z%20%40evil";
+    assert_eq!(seen.target, format!("/patients/{encoded}/in?id={encoded}"));
+    assert_eq!(seen.header("X-Patient"), Some("id a/../b?x=1#z @evil"));
     assert_eq!(seen.header("User-Agent"), Some("me"));
 
     let sender = Sender::to("http://127.0.0.1/", "headers = { \"X-Type\" = \"{{ msg['MSH-9.2'] }}\" }");
@@ -158,6 +156,7 @@ fn mistakes_in_options_are_told() {
         ("body = \"none\"\ncontent_type = \"text/plain\"", "has a `content_type` that is sent nowhere"),
         ("headers = { \"X Y\" = \"a\" }", "header `X Y` cannot be a header's name"),
         ("headers = { Authorization = \"a\" }", "header `Authorization` cannot be written here"),
+        ("headers = { \"X-A\" = \"a\", x-a = \"b\" }", "header `x-a` is written twice"),
         ("headers = { host = \"a\" }", "header `host` cannot be written here"),
         ("headers = { \"Content-Length\" = \"1\" }", "cannot be written here"),
         ("headers = { \"Idempotency-Key\" = \"1\" }", "cannot be written here"),
