@@ -340,6 +340,12 @@ fn the_file_says_what_an_answer_means() {
     for (status, options, state, paused) in [
         ("409 Conflict", "on = { 409 = \"sent\" }", "sent", false),
         ("500 Internal Server Error", "on = { \"5xx\" = \"dead\" }", "dead", false),
+        (
+            "409 Conflict",
+            "on = { 409 = \"dead\" }\nresponses = [{ status = 409, then = \"retry\" }]",
+            "retrying",
+            false,
+        ),
         ("404 Not Found", "on = { 404 = \"retry\" }", "retrying", false),
         ("401 Unauthorized", "", "retrying", true),
         ("403 Forbidden", "on = { 403 = \"dead\" }", "dead", false),

@@ -1,6 +1,7 @@
 //! A server that nobody here wrote (Python's `http.server`), in the clear and over TLS, with certificates by OpenSSL.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -134,4 +135,44 @@ fn python_is_verified_and_sees_who_calls() {
     assert_eq!((error.class, error.disposition()), (FaultClass::Tls, Disposition::Pause), "{error}");
     let error = Sender::to(&url.replace("https", "http"), "").send(&adt()).unwrap_err();
     assert_ne!(error.disposition(), Disposition::Dead, "{error}");
+}
+
+/// A proxy that makes one tunnel, to wherever it is asked; gives what it was asked.
+fn tunnel() -> (u16, std::thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = std::thread::spawn(move || {
+        let (mut near, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            near.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let line = String::from_utf8(head).unwrap().lines().next().unwrap().to_owned();
+        let mut far = TcpStream::connect(line.split(' ').nth(1).unwrap()).unwrap();
+        near.write_all(b"HTTP/1.1 200 Connection established\r\nX-Proxy: yes\r\n\r\n").unwrap();
+        let (mut from_near, mut to_far) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut from_near, &mut to_far));
+        std::thread::spawn(move || std::io::copy(&mut far, &mut near));
+        line
+    });
+    (port, asked)
+}
+
+/// The certificate that is verified is the server's, not the proxy's.
+#[test]
+fn python_is_reached_through_a_tunnel() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name);
+    let server = Python::start(&[&file("server.pem"), &file("server.key")]);
+    let (port, asked) = tunnel();
+    let options = format!(
+        "tls = {{ ca = {{ file = \"{}\" }} }}\nproxy = {{ address = \"127.0.0.1:{port}\" }}",
+        file("ca.pem").display()
+    );
+    Sender::to(&format!("https://localhost:{}/in", server.port), &options).send(&adt()).unwrap();
+    assert_eq!(asked.join().unwrap(), format!("CONNECT localhost:{} HTTP/1.1", server.port));
+    assert_eq!(server.seen(1)[0]["body"], ADT);
 }
