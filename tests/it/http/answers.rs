@@ -1,11 +1,13 @@
 //! What servers answer, and what becomes of the delivery.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
 use std::time::{Duration, Instant, SystemTime};
 
 use labwire::destination::{Disposition, FaultClass};
+use labwire::message::Format;
 
-use super::{ADT, HERE, Sender, adt, channel};
+use super::{ADT, HERE, Sender, adt, channel, message_of};
 use crate::lanes::{lane, message, send};
 use crate::support::eventually::eventually;
 use crate::support::http_server::{HttpServer, Reply, answer, ok};
@@ -199,6 +201,30 @@ fn so_much_of_an_answer_is_kept() {
     assert_eq!(Sender::to(&server.url("/"), "").send(&adt()).unwrap().response.unwrap().len(), 1 << 20);
     let server = HttpServer::start(|_| ok());
     assert!(Sender::to(&server.url("/"), "").send(&adt()).unwrap().response.is_none());
+}
+
+/// Servers refuse what is too large as soon as they have read how large it is.
+#[test]
+fn an_answer_that_comes_before_the_whole_request_was_taken_counts() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/in", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        stream.write_all(answer).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    });
+    let large = format!("{ADT}NTE|1||{}\r", "x".repeat(8 << 20));
+    let error = Sender::to(&url, "").send(&message_of(Format::Hl7, &large)).unwrap_err();
+    assert_eq!((error.class, error.disposition()), (FaultClass::Status(413), Dead), "{error}");
+    server.join().unwrap();
 }
 
 #[test]
