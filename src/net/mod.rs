@@ -1,5 +1,6 @@
 //! What two or more connectors share.
 
+pub mod networks;
 pub mod ssh;
 mod tcp;
 pub mod tls;

@@ -32,3 +32,4 @@ mod retention;
 mod sftp;
 mod steps;
 mod tidy;
+mod tls;
