@@ -118,6 +118,7 @@ impl Run {
         let watching = tokio::spawn(engine.clone().watch(stop.clone()));
         let retention = Retention { keep: self.keep, prune_at: self.prune_at };
         let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
+        let warning = tokio::spawn(engine.clone().warn(stop.clone()));
         let failed = tokio::select! {
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
@@ -134,6 +135,7 @@ impl Run {
             let _ = tokio::time::timeout(API_STOPS_WITHIN, serving).await;
             let _ = watching.await;
             let _ = retaining.await;
+            let _ = warning.await;
             journal.close().await
         };
         tokio::select! {

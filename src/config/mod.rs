@@ -21,7 +21,7 @@ pub use table::{Entry, Table};
 pub use values::{ByteSize, Duration, HostPort, Listen};
 pub(crate) use values::{more_than, parsed, time_limit};
 pub(crate) use web::target;
-pub use web::{Network, WebOrigin, WebUrl, is_public};
+pub use web::{WebOrigin, WebUrl, is_public};
 
 /// The JSON Schema generator that all options are described with.
 pub fn schema_generator() -> schemars::SchemaGenerator {

@@ -22,6 +22,14 @@ pub enum Secret {
 }
 
 impl Secret {
+    /// Where it is, for what need not be secret: a certificate.
+    pub fn place(&self) -> String {
+        match self {
+            Secret::Env(name) => format!("environment variable {name}"),
+            Secret::File(path) => path.display().to_string(),
+        }
+    }
+
     /// Fetches the secret.
     pub fn fetch(&self) -> Result<String, BuildError> {
         match self {
@@ -105,7 +113,7 @@ impl PlacedSecret {
 
     /// A mistake in it.
     pub fn mistake(&self, problem: &str) -> Mistake {
-        Mistake { span: self.span.clone(), message: format!("{} cannot be used: {problem}", self.secret) }
+        Mistake { span: self.span.clone(), message: format!("{} cannot be used: {problem}", self.secret.place()) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! URLs and networks, as channel files write them.
+//! URLs as channel files write them, and the public internet.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -117,69 +117,6 @@ impl JsonSchema for WebUrl {
     }
 }
 
-/// A network: `"10.0.0.0/8"`, `"fd00::/8"`, or one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    /// So many bits are the network's.
-    prefix: u8,
-}
-
-impl Network {
-    fn parse(text: &str) -> Result<Network, &'static str> {
-        let (address, prefix) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr =
-            address.parse().map_err(|_| "an address and the bits that are the network's, as in \"10.0.0.0/8\"")?;
-        let most: u8 = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(most), str::parse).ok().filter(|bits| *bits <= most);
-        let network = Network { address, prefix: prefix.ok_or("at most 32 bits (IPv6: 128) follow the `/`")? };
-        if network.bits(address) == left_aligned(address) {
-            Ok(network)
-        } else {
-            Err("bits behind those of the network must be zero, as in \"10.0.0.0/8\"")
-        }
-    }
-
-    /// Whether the address lies in it. An IPv4 address within IPv6 (`::ffff:10.0.0.1`) counts as what it is.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        address.is_ipv4() == self.address.is_ipv4() && self.bits(address) == self.bits(self.address)
-    }
-
-    /// The bits of the network, the rest zero.
-    fn bits(&self, address: IpAddr) -> u128 {
-        let whole = left_aligned(address);
-        if self.prefix == 0 { 0 } else { whole & (u128::MAX << (128 - u32::from(self.prefix))) }
-    }
-}
-
-/// An address as bits, the first one highest.
-fn left_aligned(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
-        IpAddr::V6(address) => u128::from(address),
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
-        let stand_in = Network { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 32 };
-        parsed(deserializer, stand_in, |text| {
-            Network::parse(text).map_err(|help| (format!("`{text}` is no network"), help.to_owned()))
-        })
-    }
-}
-
-impl JsonSchema for Network {
-    fn schema_name() -> Cow<'static, str> {
-        "Network".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "A network or an address: \"10.0.0.0/8\", \"192.168.1.20\"." })
-    }
-}
-
 /// Whether an address is one of the public internet. Private and shared ones, this machine's own, those of a link (cloud
 /// metadata: 169.254.169.254), of groups and for examples are not; an IPv4 address within IPv6 counts as what it is, however it
 /// is packed (mapped, NAT64, 6to4). Sources: the IANA special-purpose registries, RFC 6890.
@@ -256,26 +193,6 @@ mod tests {
         ] {
             let (message, _) = WebOrigin::parse(text).expect_err(text);
             assert!(message.contains(words), "{text}: {message}");
-        }
-    }
-
-    #[test]
-    fn networks() {
-        let network = |text: &str| Network::parse(text);
-        let holds = |text: &str, address: &str| network(text).unwrap().contains(address.parse().unwrap());
-        for (text, inside, outside) in [
-            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
-            ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
-            ("192.168.4.0/22", "192.168.7.255", "192.168.8.0"),
-            ("fd00::/8", "fdff::1", "fe80::1"),
-            ("::1", "::1", "127.0.0.1"),
-            ("127.0.0.0/8", "::ffff:127.0.0.1", "::1"),
-        ] {
-            assert!(holds(text, inside) && !holds(text, outside), "{text}");
-        }
-        assert!(holds("0.0.0.0/0", "1.2.3.4") && holds("::/0", "fe80::1"));
-        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.0/", "lis.example", "fd00::/129", "10.0.0.0/-1"] {
-            assert!(network(text).is_err(), "{text}");
         }
     }
 

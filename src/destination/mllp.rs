@@ -20,6 +20,7 @@ mod connection;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::debug;
@@ -92,6 +93,10 @@ impl DestinationConfig for Mllp {
 
     fn mistakes(&self) -> Vec<Mistake> {
         self.tls.mistakes()
+    }
+
+    fn warnings(&self, now: Timestamp) -> Vec<String> {
+        self.tls.warnings(now)
     }
 
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {

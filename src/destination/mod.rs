@@ -8,6 +8,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::config::{BuildError, Mistake, Place, Table};
@@ -60,6 +61,11 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
     /// keys may lie elsewhere than channel files do.
     fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
+    }
+
+    /// What somebody should see to soon, although everything works: a certificate of ours that ends. Reads files.
+    fn warnings(&self, _now: Timestamp) -> Vec<String> {
         Vec::new()
     }
 

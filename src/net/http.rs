@@ -24,8 +24,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::networks::Networks;
 use super::tls::{self, Stream, TlsError};
-use crate::config::{HostPort, Network, WebOrigin, is_public};
+use crate::config::{HostPort, WebOrigin, is_public};
 
 /// The longest head of an answer; what was read already with one read more is still looked at.
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -40,7 +41,7 @@ pub(crate) struct Route {
     /// The server.
     pub(crate) origin: WebOrigin,
     /// Networks that are allowed beside the public ones.
-    pub(crate) networks: Vec<Network>,
+    pub(crate) networks: Networks,
     /// What stands in between.
     pub(crate) proxy: Option<Proxy>,
     /// How an `https` server is verified.
@@ -298,8 +299,8 @@ impl Route {
     }
 
     /// Whether this address may be connected to.
-    pub(crate) fn permits(networks: &[Network], address: IpAddr) -> bool {
-        is_public(address) || networks.iter().any(|network| network.contains(address))
+    pub(crate) fn permits(networks: &Networks, address: IpAddr) -> bool {
+        is_public(address) || networks.hold(address)
     }
 
     /// Asks the proxy for a tunnel to the server (RFC 9110 §9.3.6).

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
     /// keys may lie elsewhere than channel files do.
     fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
+    }
+
+    /// What somebody should see to soon, although everything works: a certificate of ours that ends. Reads files.
+    fn warnings(&self, _now: Timestamp) -> Vec<String> {
         Vec::new()
     }
 

@@ -33,3 +33,4 @@ mod retention;
 mod sftp;
 mod steps;
 mod tidy;
+mod tls;

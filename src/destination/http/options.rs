@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hyper::header::{HeaderName, HeaderValue};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -13,14 +14,13 @@ use super::body::{BodyKind, Part, Parts};
 use super::rules::Rule;
 use super::sign::Sign;
 use super::{Sender, property};
-use crate::config::{
-    BuildError, ByteSize, Duration, HostPort, Mistake, Network, Place, Secret, Table, report, time_limit,
-};
+use crate::config::{BuildError, ByteSize, Duration, HostPort, Mistake, Place, Secret, Table, report, time_limit};
 use crate::destination::{COMMON_KEYS, Destination, DestinationConfig};
 use crate::expr::{ExprError, HeaderTemplate, Scope, Template, UrlTemplate};
 use crate::journal::Outgoing;
 use crate::message::Message;
 use crate::net::http::{Client, Proxy, Route, basic};
+use crate::net::networks::Networks;
 use crate::net::tls::ClientTls;
 
 /// Headers that have an option of their own, or that Labwire alone can know; and what to do instead.
@@ -87,7 +87,7 @@ pub(super) struct Options {
     /// The networks beside the public internet that may be connected to, as in ["10.0.0.0/8"]. Every other private address is
     /// refused, whatever name leads to it; with a proxy this concerns the proxy.
     #[serde(default)]
-    networks: Vec<Network>,
+    networks: Networks,
     /// The proxy that requests go through. None is ever taken from the environment.
     proxy: Option<ProxyOptions>,
     /// How a server is verified whose URL begins with https: a table where its certificate comes from an authority of its own, is
@@ -303,6 +303,10 @@ impl DestinationConfig for Options {
 
     fn mistakes(&self) -> Vec<Mistake> {
         self.tls.mistakes()
+    }
+
+    fn warnings(&self, now: Timestamp) -> Vec<String> {
+        self.tls.warnings(now)
     }
 
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {

@@ -20,7 +20,7 @@ use super::provider;
 use crate::config::report;
 
 /// Names longer than this are cut: a peer that nobody knows yet may write whatever it likes into its certificate.
-const MAX_NAME_CHARS: usize = 200;
+const MAX_NAME_CHARS: usize = 255;
 /// So many of the names in a certificate are shown.
 const MAX_NAMES: usize = 8;
 
@@ -62,7 +62,7 @@ impl Facts {
             not_before: time(certificate.validity().not_before)?,
             not_after: time(certificate.validity().not_after)?,
             names,
-            common_name: common_name.map(shown),
+            common_name: common_name.and_then(whole),
             is_self_signed: certificate.subject().as_raw() == certificate.issuer().as_raw(),
             fingerprint: Sha256::digest(der).into(),
         })
@@ -81,7 +81,7 @@ impl Facts {
 
     /// The fingerprint as channel files write it: `sha256:` and 64 hexadecimal digits.
     pub fn pin(&self) -> String {
-        pin_text(&self.fingerprint)
+        Pins::text(&self.fingerprint)
     }
 }
 
@@ -102,7 +102,7 @@ impl fmt::Display for Facts {
 
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(name) => Some(shown(name)),
+        GeneralName::DNSName(name) => whole(name),
         GeneralName::IPAddress(bytes) => match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
             (Ok(v4), _) => Some(std::net::Ipv4Addr::from(v4).to_string()),
             (_, Ok(v6)) => Some(std::net::Ipv6Addr::from(v6).to_string()),
@@ -112,14 +112,14 @@ fn name_of(name: &GeneralName<'_>) -> Option<String> {
     }
 }
 
+/// A name that something may depend on: as it is, or not at all.
+fn whole(name: &str) -> Option<String> {
+    (shown(name) == name).then(|| name.to_owned())
+}
+
 /// What a peer wrote, fit for a line of a log.
 fn shown(text: &str) -> String {
     text.chars().take(MAX_NAME_CHARS).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-fn pin_text(fingerprint: &Fingerprint) -> String {
-    let digits: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{digits}")
 }
 
 /// The certificates that a peer may have, by fingerprint. More than one while it changes from one to the next.
@@ -144,6 +144,12 @@ impl Pins {
         Ok(std::array::from_fn(|at| value(digits[2 * at]) << 4 | value(digits[2 * at + 1])))
     }
 
+    /// A fingerprint as channel files write it.
+    pub fn text(fingerprint: &Fingerprint) -> String {
+        let digits: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{digits}")
+    }
+
     /// Nobody's.
     pub(super) fn none() -> Pins {
         Pins(Vec::new())
@@ -157,7 +163,7 @@ impl Pins {
 
 impl fmt::Display for Pins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.iter().map(pin_text).collect::<Vec<_>>().join(", "))
+        f.write_str(&self.0.iter().map(Pins::text).collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -263,7 +269,7 @@ mod tests {
         let colons = format!("SHA256:{}", vec!["0A"; 32].join(":"));
         assert_eq!(Pins::parse(&plain), Ok([10; 32]));
         assert_eq!(Pins::parse(&colons), Ok([10; 32]));
-        assert_eq!(pin_text(&[10; 32]), plain);
+        assert_eq!(Pins::text(&[10; 32]), plain);
         for text in ["", "sha256:", "0a", &plain[..70], &format!("{plain}0"), "md5:0a", &plain.replace('a', "g")] {
             assert!(Pins::parse(text).is_err(), "{text}");
         }
@@ -273,5 +279,9 @@ mod tests {
     fn what_a_peer_writes_cannot_break_a_line() {
         assert_eq!(shown("CN=a\nWARN b"), "CN=a\u{fffd}WARN b");
         assert_eq!(shown(&"x".repeat(1000)).len(), MAX_NAME_CHARS);
+        assert_eq!(
+            (whole("a.example"), whole("a\n"), whole(&"x".repeat(256))),
+            (Some("a.example".to_owned()), None, None)
+        );
     }
 }

@@ -68,7 +68,7 @@ impl std::error::Error for TlsError {}
 /// Makes TLS connections to a server, as a channel file says.
 #[derive(Debug)]
 pub struct Client {
-    settings: Material<Settings>,
+    settings: Arc<Material<Settings>>,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -94,13 +94,15 @@ impl Client {
         let pins = keys.pin.clone();
         let settings =
             Material::new(place, secrets, move |texts| Settings::new(texts, [&ca, &cert, &key], pins.as_ref()))?;
-        Ok(Client { settings, server_name: keys.server_name.clone() })
+        Ok(Client { settings: Arc::new(settings), server_name: keys.server_name.clone() })
     }
 
     /// Does the handshake on a fresh connection to `host`. The caller sets the time limit.
     pub async fn connect(&self, stream: TcpStream, host: &str) -> Result<Stream, TlsError> {
-        // Small files, looked at once in a second at most.
-        let settings = self.settings.look();
+        let settings = self.settings.clone();
+        // Files are read: not on a thread that serves connections.
+        let settings = tokio::task::spawn_blocking(move || settings.look());
+        let settings = settings.await.map_err(|error| TlsError::Lost(io::Error::other(error)))?;
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => ServerName::try_from(host.to_owned())
@@ -134,7 +136,7 @@ impl Settings {
         let mut next = |secret: &Option<Secret>| secret.as_ref().and_then(|_| texts.next());
         let (ca_text, cert_text, key_text) = (next(ca), next(cert), next(key));
         let named = |secret: &Option<Secret>, problem: String| match secret {
-            Some(secret) => format!("{secret}: {problem}"),
+            Some(secret) => format!("{}: {problem}", secret.place()),
             None => problem,
         };
         let roots = match ca_text {

@@ -38,6 +38,20 @@ pub(super) fn server_certificate(error: &CertificateError, facts: Option<&Facts>
     }
 }
 
+/// What is wrong with a client's certificate.
+pub(super) fn client_certificate(error: &CertificateError, facts: Option<&Facts>) -> String {
+    let Some(facts) = facts else { return format!("its certificate cannot be read: {error}") };
+    if let Some(dates) = dates(error, facts) {
+        return dates;
+    }
+    match error {
+        CertificateError::UnknownIssuer => {
+            format!("its certificate comes from an authority that is not in `client_ca`: {facts}")
+        }
+        _ => format!("its certificate is not to be trusted ({error}): {facts}"),
+    }
+}
+
 fn dates(error: &CertificateError, facts: &Facts) -> Option<String> {
     use CertificateError as E;
     match error {
@@ -62,6 +76,8 @@ pub(super) fn other(error: &Error, ours: &str) -> String {
             PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
             | PeerIncompatible::SupportedVersionsExtensionRequired
+            // Which TLS 1.1 does not have (RFC 5246 §7.4.1.4.1).
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired
             | PeerIncompatible::Tls12NotOffered
             | PeerIncompatible::Tls12NotOfferedOrEnabled,
         ) => "it speaks neither TLS 1.2 nor TLS 1.3; what is older is not safe, and not spoken here".to_owned(),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use jiff::{SignedDuration, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -11,13 +12,90 @@ use serde::{Deserialize, Deserializer};
 use tokio_rustls::rustls::pki_types::ServerName;
 use toml::Spanned;
 
-use super::certificate::{self, Mismatch, Pins};
+use super::certificate::{self, Facts, Mismatch, Pins};
 use super::client::Client;
-use crate::config::{BuildError, Mistake, Place, PlacedSecret, report};
+use super::server::Acceptor;
+use crate::config::{BuildError, Duration, Mistake, Place, PlacedSecret, report, time_limit};
 
 /// TLS to a server: `true` for one whose certificate comes from an authority that this system knows, or a table.
 #[derive(Debug, Clone, Default)]
 pub struct ClientTls(Option<ClientKeys>);
+
+/// TLS of a listener.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// The listener's certificate chain, PEM.
+    pub(super) cert: PlacedSecret,
+    /// The certificate's private key, PEM.
+    pub(super) key: PlacedSecret,
+    /// The authority that clients' certificates must come from, PEM; without it, clients need none.
+    pub(super) client_ca: Option<PlacedSecret>,
+    /// Closes a connection on which the handshake takes longer than this (10s if not given).
+    #[serde(default = "default_handshake_timeout", deserialize_with = "time_limit")]
+    #[schemars(with = "Duration")]
+    handshake_timeout: Duration,
+}
+
+fn default_handshake_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+impl ServerTls {
+    /// Whether clients must show a certificate.
+    pub fn wants_certificates(&self) -> bool {
+        self.client_ca.is_some()
+    }
+
+    /// How long a handshake may take.
+    pub fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout
+    }
+
+    /// Reads keys and certificates.
+    pub fn build(&self, place: &Place) -> Result<Acceptor, BuildError> {
+        Acceptor::new(self, place)
+    }
+
+    /// What is wrong with the files that are named, as far as they can be read here: for `labwire check`.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mut found = mistakes_in_pair(&self.cert, &self.key);
+        found.extend(self.client_ca.as_ref().and_then(mistake_in_authorities));
+        found
+    }
+
+    /// What somebody should see to soon: our certificate ends, or cannot be read any more.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        warning(&self.cert, &self.key, now).into_iter().collect()
+    }
+}
+
+/// From so long before a certificate ends on, people are told.
+const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// What somebody should see to soon with a certificate of ours.
+fn warning(cert: &PlacedSecret, key: &PlacedSecret, now: Timestamp) -> Option<String> {
+    if let Some(mistake) = mistakes_in_pair(cert, key).into_iter().next() {
+        return Some(format!("{}; what was read before stays in use until the next start", mistake.message));
+    }
+    let chain = certificate::chain(&cert.text()?.ok()?).ok()?;
+    // Whichever ends first: a chain is as good as its weakest link.
+    let first = chain.iter().filter_map(|der| Facts::of(der)).min_by_key(|facts| facts.not_after)?;
+    let left = first.not_after.duration_since(now);
+    let (subject, ends, place) = (&first.subject, first.not_after, cert.secret.place());
+    if left.is_negative() {
+        Some(format!("our certificate {subject} expired at {ends} ({place}): peers refuse it; renew it"))
+    } else if left < WARN_BEFORE {
+        let days = match left.as_hours() / 24 {
+            0 => "within a day".to_owned(),
+            1 => "in 1 day".to_owned(),
+            days => format!("in {days} days"),
+        };
+        Some(format!("our certificate {subject} ends {days}, at {ends} ({place}): renew it"))
+    } else {
+        None
+    }
+}
 
 /// How a server is verified, and what we show it.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -75,6 +153,16 @@ impl ClientTls {
             found.extend(mistakes_in_pair(cert, key));
         }
         found
+    }
+}
+
+impl ClientTls {
+    /// What somebody should see to soon: our certificate ends, or cannot be read any more.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        match &self.0 {
+            Some(ClientKeys { cert: Some(cert), key: Some(key), .. }) => warning(cert, key, now).into_iter().collect(),
+            _ => Vec::new(),
+        }
     }
 }
 

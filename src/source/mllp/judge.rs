@@ -15,6 +15,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::clients::Sender;
 use crate::hl7::{self, AckCode, Mode};
 use crate::message::MessageId;
 
@@ -22,6 +23,7 @@ use crate::message::MessageId;
 mod error_code {
     pub(super) const SEGMENT_SEQUENCE: u16 = 100;
     pub(super) const DATA_TYPE: u16 = 102;
+    pub(super) const TABLE_VALUE: u16 = 103;
     pub(super) const INTERNAL: u16 = 207;
 }
 
@@ -70,6 +72,17 @@ impl Judged {
     pub(super) fn too_large(head: &[u8], limit: usize) -> Judged {
         let reason = format!("message is larger than {limit} bytes");
         Judged { header: hl7::Header::scan(head), verdict: Err(Rejection { reason, error: error_code::INTERNAL }) }
+    }
+
+    /// The same message, not taken because it is not this client's to send.
+    pub(super) fn of_another(self, sender: &Sender) -> Judged {
+        match self.header.as_ref().filter(|_| self.verdict.is_ok()).and_then(|header| sender.objection(header)) {
+            Some(reason) => {
+                let verdict = Err(Rejection { reason: reason.to_owned(), error: error_code::TABLE_VALUE });
+                Judged { verdict, ..self }
+            }
+            None => self,
+        }
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.

@@ -14,3 +14,4 @@ mod process;
 mod recovery;
 mod scene;
 mod shim;
+mod tls;

@@ -179,7 +179,8 @@ fn mistakes_in_options_are_told() {
         ("responses = [{ status = 99, then = \"dead\" }]", "this is no status of an answer"),
         ("responses = [{ status = \"6xx\", then = \"dead\" }]", "this is no status of an answer"),
         ("responses = [{ status = 200, then = \"ded\" }]", "cannot be `ded`: did you mean `dead`?"),
-        ("networks = [\"lis.example\"]", "`lis.example` is no network"),
+        ("networks = [\"lis.example\"]", "`lis.example` is no address and no network"),
+        ("networks = []", "no address is in this list"),
         ("timeout = \"0s\"", "no peer is that fast"),
         ("connect_timeout = \"0s\"", "no peer is that fast"),
     ] {
