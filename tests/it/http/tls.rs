@@ -108,6 +108,11 @@ fn python_is_verified_and_sees_who_calls() {
     let mutual = format!("tls = {{ ca = {}, {own} }}", given("ca.pem"));
 
     let mut sender = Sender::to(&url, &mutual);
+    let in_four_weeks = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(28 * 24);
+    assert_eq!(sender.config.warnings(in_four_weeks).len(), 1, "our certificate ends soon");
+    assert!(sender.config.mistakes().is_empty());
+    let absent = format!("url = \"https://lis.example/\"\ntls = {{ ca = {} }}", given("absent.pem"));
+    assert_eq!(crate::support::options::destination("http", &absent).unwrap().mistakes().len(), 1);
     for _ in 0..2 {
         assert_eq!(sender.send(&adt()).unwrap().response.unwrap(), format!("{{\"stored\": {}}}", ADT.len()));
     }
