@@ -24,7 +24,7 @@
 //! | [`diagnostic`] | mistakes, drawn as a compiler draws them |
 //! | [`expr`] | the expression language, compiled when a file is read |
 //! | [`lookup_table`] | CSV tables |
-//! | [`net`] | what several connectors share: SSH |
+//! | [`net`] | what several connectors share: SSH, TLS, HTTP, networks |
 //! | [`source`], [`transformer`], [`destination`] | one file for each kind; `KINDS` in each `mod.rs` is the register |
 //! | [`action`] | the registry of business events |
 //! | [`channel`] | channel files, and one channel at work: worker, lanes, tests |

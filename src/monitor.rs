@@ -46,6 +46,10 @@ counters! {
     dead,
     /// Connections refused at the connection cap.
     connections_refused,
+    /// Connections refused because of where they come from, or of their certificate.
+    connections_not_allowed,
+    /// Connections on which no TLS came about.
+    handshakes_failed,
     /// Bytes outside of any frame, skipped.
     junk_bytes,
     /// Frames given up: too large, too slow, or the connection ended within them.

@@ -264,7 +264,9 @@ fn kind_name(table: &mut Table<'_>, what: &str, kinds: &[&str]) -> Option<String
 
 /// The destinations by name, also those with mistakes: tests may name them.
 fn read_destinations(entry: Option<Entry<'_>>, retry: Retry) -> Vec<(Name, Option<DestinationSpec>)> {
-    let help = || Some("write a [destination.NAME] table with `type = \"mllp\"`, `\"sftp\"` or `\"file\"`".to_owned());
+    let help = || {
+        Some("write a [destination.NAME] table with `type = \"mllp\"`, `\"sftp\"`, `\"http\"` or `\"file\"`".to_owned())
+    };
     let Some(entry) = entry else {
         config::report(0..0, "this channel has no destination", "", help());
         return Vec::new();
@@ -333,5 +335,23 @@ fn check_action(head: &Head, source_kind: Option<&str>) {
 pub fn check_tests(set: &mut Set) {
     let mut found: Vec<Diagnostic> = set.channels.iter().flat_map(TestSpec::check_files).collect();
     set.diagnostics.append(&mut found);
+    sort(&mut set.diagnostics);
+}
+
+/// What is wrong with the keys and certificates that channels refer to. For `labwire check` alone: where the engine runs, a source
+/// that cannot be opened is tried again and shown, and a destination pauses.
+pub fn check_secrets(set: &mut Set) {
+    for spec in &set.channels {
+        let of_destinations = spec.destinations.iter().flat_map(|destination| destination.config.mistakes());
+        for mistake in spec.source.mistakes().into_iter().chain(of_destinations) {
+            set.diagnostics.push(Diagnostic {
+                file: spec.file.clone(),
+                span: mistake.span,
+                message: mistake.message,
+                label: String::new(),
+                help: None,
+            });
+        }
+    }
     sort(&mut set.diagnostics);
 }

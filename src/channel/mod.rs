@@ -13,7 +13,7 @@ pub mod test;
 mod worker;
 
 pub use dispatch::{Dispatch, OnPoison};
-pub use document::{Set, check_tests, load_folder, load_folder_beside, load_paths, parse};
+pub use document::{Set, check_secrets, check_tests, load_folder, load_folder_beside, load_paths, parse};
 pub use lane::{HeldBy, LaneStatus};
 pub use retry::Retry;
 pub(crate) use runtime::Opened;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::config::Place;
 use crate::destination::DestinationConfig;
 use crate::diagnostic::SourceFile;
@@ -58,6 +60,18 @@ impl ChannelSpec {
     /// Where one of its connectors stands.
     pub fn place(&self, name: &str) -> Place {
         Place { folder: self.folder.clone(), channel: self.name.to_string(), name: name.to_owned() }
+    }
+
+    /// What somebody should see to soon, although everything works. Reads files.
+    pub fn warnings(&self, now: Timestamp) -> Vec<String> {
+        let named = |name: &str, warnings: Vec<String>| {
+            warnings.into_iter().map(|warning| format!("{name}: {warning}")).collect::<Vec<_>>()
+        };
+        let mut found = named("source", self.source.warnings(now));
+        for destination in &self.destinations {
+            found.extend(named(&destination.name, destination.config.warnings(now)));
+        }
+        found
     }
 
     /// Whether an event fires this channel.

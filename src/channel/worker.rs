@@ -184,7 +184,9 @@ impl Worker {
         let received = match self.journal.received(id) {
             Ok(Some(received)) => received,
             Ok(None) => return Err(JournalError::Unknown { id }),
-            Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => return errored("journal", error.to_string()),
+            Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
+                return errored("journal", error.to_string());
+            }
             Err(error) => return Err(error),
         };
         let Received { channel, received_at, origin, format, body, read } = received;

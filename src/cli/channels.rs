@@ -49,6 +49,7 @@ struct Listed {
     channels: Vec<ChannelView>,
     diagnostics: Vec<String>,
     orphans: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Channels {
@@ -59,12 +60,15 @@ impl Channels {
                 channels: vec![view],
                 diagnostics: Vec::new(),
                 orphans: Vec::new(),
+                warnings: Vec::new(),
             }),
         };
         match listed {
             Ok(listed) if self.format == OutputFormat::Json => {
-                let Listed { channels, diagnostics, orphans } = listed;
-                print_json(&json!({ "channels": channels, "diagnostics": diagnostics, "orphans": orphans }))
+                let Listed { channels, diagnostics, orphans, warnings } = listed;
+                print_json(&json!({
+                    "channels": channels, "diagnostics": diagnostics, "orphans": orphans, "warnings": warnings,
+                }))
             }
             Ok(listed) => {
                 listed.channels.iter().for_each(show);
@@ -73,6 +77,9 @@ impl Channels {
                 }
                 for orphan in &listed.orphans {
                     print_line(&format!("waiting without an owner: {orphan}"));
+                }
+                for warning in &listed.warnings {
+                    print_line(&format!("warning: {warning}"));
                 }
                 ExitCode::Done
             }

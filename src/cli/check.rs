@@ -32,6 +32,7 @@ impl Check {
             return super::no_channel_files(&paths);
         }
         channel::check_tests(&mut set);
+        channel::check_secrets(&mut set);
         let (files, mistakes) = (set.files.len(), set.diagnostics.len());
         match self.format {
             OutputFormat::Json => {

@@ -132,6 +132,7 @@ impl Run {
         let keep_metadata = self.keep_metadata.unwrap_or(KEEP_METADATA.max(self.keep));
         let retention = Retention { keep: self.keep, keep_metadata, prune_at: self.prune_at };
         let retaining = tokio::spawn(engine.clone().retain(retention, stop.clone()));
+        let warning = tokio::spawn(engine.clone().warn(stop.clone()));
         let failed = tokio::select! {
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
@@ -149,6 +150,7 @@ impl Run {
             let _ = watching.await;
             let _ = retaining.await;
             let _ = clock.await;
+            let _ = warning.await;
             journal.close().await
         };
         tokio::select! {

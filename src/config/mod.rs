@@ -9,16 +9,19 @@ mod reading;
 mod secret;
 mod table;
 mod values;
+mod web;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use reading::{Read, collect, load_text, place_name, report, report_in, resolve, text_place};
-pub use secret::Secret;
+pub use secret::{PlacedSecret, Secret};
 pub(crate) use table::unknown_word;
 pub use table::{Entry, Table};
 pub use values::{ByteSize, Duration, HostPort, Listen};
 pub(crate) use values::{more_than, parsed, time_limit};
+pub(crate) use web::target;
+pub use web::{WebOrigin, WebUrl, is_public};
 
 /// The JSON Schema generator that all options are described with.
 pub fn schema_generator() -> schemars::SchemaGenerator {
@@ -55,6 +58,15 @@ impl Resource {
     }
 }
 
+/// A mistake in what a channel file refers to, found without opening anything: what only `labwire check` looks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where the file refers to it.
+    pub span: std::ops::Range<usize>,
+    /// What is wrong.
+    pub message: String,
+}
+
 /// Why a connector could not be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -69,4 +81,7 @@ pub enum BuildError {
     /// A secret cannot be had.
     #[error("{0}")]
     Secret(String),
+    /// Keys and certificates are of no use.
+    #[error("{0}")]
+    Tls(String),
 }

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use super::{BuildError, report, resolve};
+use super::{BuildError, Mistake, report, resolve};
 use crate::diagnostic::did_you_mean;
 
 /// Where a secret is to be had: `{ env = "NAME" }` or `{ file = "path" }`. `Debug` shows the place, never the value.
@@ -22,6 +22,14 @@ pub enum Secret {
 }
 
 impl Secret {
+    /// Where it is, for what need not be secret: a certificate.
+    pub fn place(&self) -> String {
+        match self {
+            Secret::Env(name) => format!("environment variable {name}"),
+            Secret::File(path) => path.display().to_string(),
+        }
+    }
+
     /// Fetches the secret.
     pub fn fetch(&self) -> Result<String, BuildError> {
         match self {
@@ -51,21 +59,78 @@ impl fmt::Display for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        let value = Spanned::<toml::Value>::deserialize(deserializer)?;
+        Spanned::<toml::Value>::deserialize(deserializer).map(Secret::read)
+    }
+}
+
+impl Secret {
+    fn read(value: Spanned<toml::Value>) -> Secret {
         let span = value.span();
         let help = || Some("write `{ env = \"NAME\" }` or `{ file = \"path\" }`: channel files live in Git".to_owned());
         let stand_in = Secret::Env(String::new());
         match value.into_inner() {
             toml::Value::String(_) => {
                 report(span, "a secret must not be written into a channel file", "a literal secret", help());
-                Ok(stand_in)
+                stand_in
             }
-            toml::Value::Table(table) => Ok(reference(&table, &span).unwrap_or(stand_in)),
+            toml::Value::Table(table) => reference(&table, &span).unwrap_or(stand_in),
             _ => {
                 report(span, "a secret is a table with `env` or `file`", "", help());
-                Ok(stand_in)
+                stand_in
             }
         }
+    }
+}
+
+/// A secret, and where the channel file refers to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedSecret {
+    /// The secret.
+    pub secret: Secret,
+    /// The place.
+    pub span: Range<usize>,
+}
+
+impl PlacedSecret {
+    /// Its text, or why it cannot be read. None for a variable that is not set here: it may be where the engine runs.
+    pub fn text(&self) -> Option<Result<String, String>> {
+        match &self.secret {
+            Secret::Env(name) => std::env::var(name).ok().map(Ok),
+            Secret::File(path) => Some(match self.secret.fetch() {
+                Ok(text) => Ok(text),
+                Err(_) if !path.exists() => Err("there is no such file".to_owned()),
+                Err(_) => {
+                    Err(std::fs::read_to_string(path).err().map_or_else(String::new, |error| match error.kind() {
+                        std::io::ErrorKind::InvalidData => {
+                            "it is no text (PEM), but binary (DER or PKCS #12?)".to_owned()
+                        }
+                        _ => error.to_string(),
+                    }))
+                }
+            }),
+        }
+    }
+
+    /// A mistake in it.
+    pub fn mistake(&self, problem: &str) -> Mistake {
+        Mistake { span: self.span.clone(), message: format!("{} cannot be used: {problem}", self.secret.place()) }
+    }
+}
+
+impl<'de> Deserialize<'de> for PlacedSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PlacedSecret, D::Error> {
+        let value = Spanned::<toml::Value>::deserialize(deserializer)?;
+        Ok(PlacedSecret { span: value.span(), secret: Secret::read(value) })
+    }
+}
+
+impl JsonSchema for PlacedSecret {
+    fn schema_name() -> Cow<'static, str> {
+        Secret::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Secret::json_schema(generator)
     }
 }
 

@@ -31,6 +31,11 @@ pub enum Disposition {
 impl Disposition {
     const ALL: [Disposition; 4] = [Disposition::Sent, Disposition::Retry, Disposition::Dead, Disposition::Pause];
 
+    /// What a word in channel files means.
+    pub(crate) fn of_word(word: &str) -> Option<Disposition> {
+        Disposition::ALL.into_iter().find(|known| known.as_str() == word)
+    }
+
     /// The word in channel files.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,6 +63,8 @@ pub enum FaultClass {
     Timeout,
     /// The name leads nowhere.
     Dns,
+    /// The name leads to an address that is not allowed.
+    Address,
     /// No TLS came about, or the certificate is not to be trusted.
     Tls,
     /// The login is refused.
@@ -122,6 +129,7 @@ pub const FAULTS: &[Fault] = &[
     fault("reset", Disposition::Retry, true, "the connection broke"),
     fault("timeout", Disposition::Retry, true, "no connection, or no answer, in time"),
     fault("dns", Disposition::Pause, true, "the name leads nowhere"),
+    fault("address", Disposition::Pause, true, "the name leads to an address that is not allowed"),
     fault("tls", Disposition::Pause, true, "no TLS came about, or the certificate is not to be trusted"),
     fault("authentication", Disposition::Pause, true, "the login is refused"),
     fault("host_key", Disposition::Pause, true, "another host key than the pinned one"),
@@ -132,7 +140,11 @@ pub const FAULTS: &[Fault] = &[
     fault("AR", Disposition::Dead, false, "the peer answered AR: application reject"),
     fault("CR", Disposition::Dead, false, "the peer answered CR: commit reject"),
     fault("3xx", Disposition::Pause, true, "the address has moved"),
+    fault("401", Disposition::Pause, true, "the peer refuses the login"),
+    fault("403", Disposition::Pause, true, "the peer says that this login may not do that"),
+    fault("407", Disposition::Pause, true, "the proxy refuses the login"),
     fault("408", Disposition::Retry, true, "the peer says that the request took too long"),
+    fault("425", Disposition::Retry, true, "the peer says that the request came too early"),
     fault("429", Disposition::Retry, true, "the peer says that it gets too many requests"),
     fault("4xx", Disposition::Dead, false, "the peer refuses the request"),
     fault("503", Disposition::Retry, true, "the peer says that it is not available"),
@@ -157,6 +169,7 @@ impl FaultClass {
             FaultClass::Reset => "reset",
             FaultClass::Timeout => "timeout",
             FaultClass::Dns => "dns",
+            FaultClass::Address => "address",
             FaultClass::Tls => "tls",
             FaultClass::Authentication => "authentication",
             FaultClass::HostKey => "host_key",
@@ -237,7 +250,7 @@ impl Rules {
                 continue;
             }
             let Some(then) = entry.text() else { continue };
-            match Disposition::ALL.into_iter().find(|known| known.as_str() == then.get_ref()) {
+            match Disposition::of_word(then.get_ref()) {
                 Some(known) => {
                     rules.insert(word, known);
                 }
@@ -252,12 +265,13 @@ impl Rules {
 }
 
 /// An attempt that failed. The text is shown to people and never holds content.
-#[derive(Debug)]
 pub struct SendError {
     /// What went wrong.
     pub class: FaultClass,
     /// What happened and, where there is something to do, what to do.
     pub message: String,
+    /// What becomes of the delivery, where the destination's options say so of this very answer: goes before `on`.
+    pub then: Option<Disposition>,
     /// What the peer answered, if it did.
     pub response: Option<Bytes>,
     /// How long the peer wants to be left alone, where it said so.
@@ -267,7 +281,13 @@ pub struct SendError {
 impl SendError {
     /// An attempt that failed so.
     pub fn new(class: FaultClass, message: impl Into<String>) -> SendError {
-        SendError { class, message: message.into(), response: None, retry_after: None }
+        SendError { class, message: message.into(), then: None, response: None, retry_after: None }
+    }
+
+    /// The same, where the destination's options say what becomes of the delivery.
+    pub fn then(mut self, then: Disposition) -> SendError {
+        self.then = Some(then);
+        self
     }
 
     /// The same, with what the peer answered.
@@ -284,7 +304,17 @@ impl SendError {
 
     /// What becomes of the delivery where the channel file says nothing.
     pub fn disposition(&self) -> Disposition {
-        Rules::default().of(self.class)
+        self.then.unwrap_or_else(|| Rules::default().of(self.class))
+    }
+}
+
+/// What the peer answered may be content.
+impl fmt::Debug for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SendError { class, message, then, retry_after, .. } = self;
+        let mut shown = f.debug_struct("SendError");
+        shown.field("class", class).field("message", message).field("then", then).field("retry_after", retry_after);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -312,6 +342,7 @@ mod tests {
         (FaultClass::Reset, Retry, true),
         (FaultClass::Timeout, Retry, true),
         (FaultClass::Dns, Pause, true),
+        (FaultClass::Address, Pause, true),
         (FaultClass::Tls, Pause, true),
         (FaultClass::Authentication, Pause, true),
         (FaultClass::HostKey, Pause, true),
@@ -323,9 +354,13 @@ mod tests {
         (FaultClass::Cr, Dead, false),
         (FaultClass::Status(302), Pause, true),
         (FaultClass::Status(400), Dead, false),
+        (FaultClass::Status(401), Pause, true),
+        (FaultClass::Status(403), Pause, true),
         (FaultClass::Status(404), Dead, false),
+        (FaultClass::Status(407), Pause, true),
         (FaultClass::Status(408), Retry, true),
         (FaultClass::Status(422), Dead, false),
+        (FaultClass::Status(425), Retry, true),
         (FaultClass::Status(429), Retry, true),
         (FaultClass::Status(499), Dead, false),
         (FaultClass::Status(500), Retry, false),

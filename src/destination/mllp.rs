@@ -9,7 +9,8 @@
 //! | AR, CR | `AR`, `CR` | dead letter |
 //! | another MSA-2, another code, no MSA, no HL7, an empty frame | `answer` | tried again on a new connection |
 //! | no acknowledgement in time; connection refused, reset or closed | `timeout`, `refused`, `reset` | tried again on a new connection |
-//! | its name is unknown; it speaks HTTP, TLS or SSH | `dns`, `protocol` | the destination pauses |
+//! | its name is unknown; it speaks HTTP, TLS or SSH where none of them is meant | `dns`, `protocol` | the destination pauses |
+//! | its certificate is not to be trusted, it refuses ours, or speaks no TLS 1.2 or 1.3 | `tls` | the destination pauses |
 //!
 //! CA is final also where the message's own MSH-16 asks for an application acknowledgement: CA says that the peer keeps the
 //! message safe, so sending it again would be wrong whatever comes later. An application acknowledgement that does come on this
@@ -19,25 +20,27 @@ mod connection;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tracing::debug;
 
 use self::connection::{Acknowledgement, Connection, Fault};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
-use crate::config::{BuildError, Duration, HostPort, Place, Table, time_limit};
+use crate::config::{BuildError, Duration, HostPort, Mistake, Place, Table, time_limit};
 use crate::expr::ExprError;
 use crate::hl7::{AckCode, Header};
 use crate::journal::Outgoing;
 use crate::message::{Body, Message};
 use crate::mllp;
+use crate::net::tls::{self, ClientTls, TlsError};
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "mllp",
     summary: "Sends each HL7 v2 message over MLLP and waits for its acknowledgement.",
     example: "type = \"mllp\"\naddress = \"mirth.hospital.example:6661\"\n",
     schema: |generator| generator.subschema_for::<Mllp>(),
-    faults: &["refused", "reset", "timeout", "dns", "protocol", "answer", "AE", "CE", "AR", "CR", "content"],
+    faults: &["refused", "reset", "timeout", "dns", "tls", "protocol", "answer", "AE", "CE", "AR", "CR", "content"],
     parse: |table: Table<'_>| {
         table.read_with_more::<Mllp>(super::COMMON_KEYS).map(|config| Box::new(config) as Box<dyn DestinationConfig>)
     },
@@ -49,7 +52,7 @@ pub(super) const KIND: DestinationKind = DestinationKind {
 struct Mllp {
     /// Where to send, as in "mirth.hospital.example:6661"; the name is looked up at every connection.
     address: HostPort,
-    /// How long finding the name and connecting may take (10s if not given).
+    /// How long finding the name, connecting and the TLS handshake may take (10s if not given).
     #[serde(default = "default_connect_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     connect_timeout: Duration,
@@ -57,6 +60,10 @@ struct Mllp {
     #[serde(default = "default_ack_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     ack_timeout: Duration,
+    /// Encrypts the connection and verifies the peer: `true` where the peer's certificate comes from an authority that this
+    /// system knows, or a table. Without it, the connection is in the clear.
+    #[serde(default)]
+    tls: ClientTls,
 }
 
 fn default_connect_timeout() -> Duration {
@@ -84,8 +91,16 @@ impl DestinationConfig for Mllp {
         Ok(Outgoing { content, properties })
     }
 
-    async fn build(&self, _: &Place) -> Result<Box<dyn Destination>, BuildError> {
-        Ok(Box::new(Sender { options: self.clone(), connection: None }))
+    fn mistakes(&self) -> Vec<Mistake> {
+        self.tls.mistakes()
+    }
+
+    fn warnings(&self, now: Timestamp) -> Vec<String> {
+        self.tls.warnings(now)
+    }
+
+    async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
+        Ok(Box::new(Sender { options: self.clone(), tls: self.tls.build(place)?, connection: None }))
     }
 }
 
@@ -99,6 +114,7 @@ fn check(content: &Bytes) -> Result<(), String> {
 
 struct Sender {
     options: Mllp,
+    tls: Option<tls::Client>,
     /// Taken out while in use: a send that is dropped half-way takes the connection with it.
     connection: Option<Connection>,
 }
@@ -111,7 +127,10 @@ impl Destination for Sender {
             mllp::encode(&outgoing.content).map_err(|error| SendError::new(FaultClass::Content, error.to_string()))?;
         let header = Header::scan(&outgoing.content)
             .ok_or_else(|| SendError::new(FaultClass::Content, "the message does not start with an MSH segment"))?;
-        let kept = self.connection.take().and_then(|mut connection| connection.is_usable().then_some(connection));
+        let kept = match self.connection.take() {
+            Some(mut connection) => connection.is_usable().await.then_some(connection),
+            None => None,
+        };
         let (mut connection, kept) = match kept {
             Some(connection) => (connection, true),
             None => (self.connect().await?, false),
@@ -119,7 +138,7 @@ impl Destination for Sender {
         let exchanged = match self.exchange(&mut connection, &frame, &header).await {
             // The peer closed a kept connection just when it was used again: peers do so after every message, or after a quiet
             // time, and mean nothing by it.
-            Err(Fault::Closed { .. }) if kept => {
+            Err(Fault::Closed { .. } | Fault::Tls(_)) if kept => {
                 debug!(address = %self.options.address, "the kept connection was closed, connecting anew");
                 connection = self.connect().await?;
                 self.exchange(&mut connection, &frame, &header).await
@@ -146,7 +165,7 @@ impl Destination for Sender {
 impl Sender {
     async fn connect(&self) -> Result<Connection, SendError> {
         let (address, longest) = (&self.options.address, self.options.connect_timeout);
-        Connection::open(address, longest.get()).await.map_err(|fault| self.describe(fault))
+        Connection::open(address, longest.get(), self.tls.as_ref()).await.map_err(|fault| self.describe(fault))
     }
 
     async fn exchange(
@@ -160,7 +179,7 @@ impl Sender {
 
     /// A fault in words, with what it means for the delivery.
     fn describe(&self, fault: Fault) -> SendError {
-        let Mllp { address, connect_timeout, ack_timeout } = &self.options;
+        let Mllp { address, connect_timeout, ack_timeout, .. } = &self.options;
         let (class, said) = match fault {
             Fault::NoSuchName(error) => (FaultClass::Dns, format!("{address}: the name cannot be resolved: {error}")),
             Fault::NotConnected(error) => {
@@ -168,6 +187,14 @@ impl Sender {
             }
             Fault::ConnectTimeout => {
                 (FaultClass::Timeout, format!("{address}: no connection within {connect_timeout}"))
+            }
+            Fault::HandshakeTimeout => (
+                FaultClass::Timeout,
+                format!("{address}: connected, but no TLS within {connect_timeout}; look whether this port speaks TLS"),
+            ),
+            Fault::Tls(error) => {
+                let class = if matches!(error, TlsError::Lost(_)) { FaultClass::Reset } else { FaultClass::Tls };
+                (class, format!("{address}: {error}"))
             }
             Fault::Closed { error: Some(error) } => {
                 (FaultClass::Reset, format!("{address}: the connection was lost before the acknowledgement: {error}"))
@@ -193,7 +220,7 @@ impl Sender {
                 FaultClass::Protocol,
                 format!(
                     "{address} speaks {protocol}, not MLLP: look at address and port{}",
-                    if protocol == mllp::Protocol::Tls { " (TLS is not available in this version)" } else { "" }
+                    if protocol == mllp::Protocol::Tls { "; `tls = true` encrypts the connection" } else { "" }
                 ),
             ),
         };

@@ -8,9 +8,10 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 
-use crate::config::{BuildError, Place, Table};
+use crate::config::{BuildError, Mistake, Place, Table};
 use crate::expr::ExprError;
 use crate::journal::Outgoing;
 use crate::message::Message;
@@ -21,6 +22,7 @@ pub(crate) const COMMON_KEYS: &[&str] =
 
 mod fault;
 mod file;
+mod http;
 mod mllp;
 mod sftp;
 
@@ -43,7 +45,7 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, file::KIND];
+pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, http::KIND, file::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
@@ -54,6 +56,17 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
     fn writes_to(&self) -> Option<&'static str> {
         None
+    }
+
+    /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
+    /// keys may lie elsewhere than channel files do.
+    fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
+    }
+
+    /// What somebody should see to soon, although everything works: a certificate of ours that ends. Reads files.
+    fn warnings(&self, _now: Timestamp) -> Vec<String> {
+        Vec::new()
     }
 
     /// Makes the destination. Reads secrets; connects lazily, at the first delivery.

@@ -6,6 +6,7 @@ mod moves;
 mod orphans;
 mod reload;
 mod retention;
+mod warnings;
 mod watch;
 
 use std::collections::BTreeMap;

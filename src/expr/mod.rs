@@ -14,6 +14,7 @@ mod escaping;
 mod filters;
 mod path;
 mod scope;
+mod web;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -36,6 +37,7 @@ pub(crate) use escaping::hl7_line_breaks;
 pub use escaping::{ENDINGS, Escaping};
 pub use path::{FileNameTemplate, PathTemplate};
 pub use scope::{Each, Scope};
+pub use web::{HeaderTemplate, UrlTemplate};
 
 /// Upper bound of minijinja instructions for one evaluation: a loop over a large message fits, an endless one ends.
 const FUEL: u64 = 20_000_000;

@@ -13,6 +13,16 @@ pub enum Protocol {
     Ssh,
 }
 
+impl Protocol {
+    /// The protocol that begins with these bytes, where they tell.
+    pub fn of(first: &[u8]) -> Option<Protocol> {
+        match recognize(first) {
+            Guess::Is(protocol) => Some(protocol),
+            Guess::MayBe | Guess::None => None,
+        }
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

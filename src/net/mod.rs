@@ -1,6 +1,9 @@
 //! What two or more connectors share.
 
+pub(crate) mod http;
+pub mod networks;
 pub mod ssh;
 mod tcp;
+pub mod tls;
 
 pub(crate) use tcp::{listen, tune};

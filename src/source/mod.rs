@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{BuildError, Place, Resource, Table};
+use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
 mod event;
 mod intake;
@@ -50,6 +51,17 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.
     fn judge(&self, _raw: &Bytes) -> Option<Judged> {
         None
+    }
+
+    /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
+    /// keys may lie elsewhere than channel files do.
+    fn mistakes(&self) -> Vec<Mistake> {
+        Vec::new()
+    }
+
+    /// What somebody should see to soon, although everything works: a certificate of ours that ends. Reads files.
+    fn warnings(&self, _now: Timestamp) -> Vec<String> {
+        Vec::new()
     }
 
     /// Opens what it needs (binds its port). Spawns nothing, so that a refused reload leaves nothing running.

@@ -101,6 +101,9 @@ fn each_kind_names_its_faults() {
         ("mllp", format!("address = \"{}\"", web.address()), "retrying", "protocol"),
         ("sftp", sftp(dead.port()), "retrying", "refused"),
         ("sftp", sftp(dead.port()).replace("127.0.0.1", "no-such-host.invalid"), "retrying", "dns"),
+        ("http", format!("url = \"http://{dead}/\"\nnetworks = [\"127.0.0.1\"]"), "retrying", "refused"),
+        ("http", "url = \"http://no-such-host.invalid/\"".to_owned(), "retrying", "dns"),
+        ("http", format!("url = \"http://localhost:{}/\"", dead.port()), "retrying", "address"),
         ("file", "directory = \"channel.toml/sub\"\nfile_name = \"x\"".to_owned(), "retrying", "folder"),
     ] {
         let rig = Rig::with(&one(kind, &options).replace("channel.toml/sub", "../blocked/sub"));

@@ -50,7 +50,7 @@ impl Policy {
             Ok(delivered) => return sent(delivered.response),
             Err(error) => error,
         };
-        let then = self.rules.of(error.class);
+        let then = error.then.unwrap_or_else(|| self.rules.of(error.class));
         if then == Disposition::Sent {
             return sent(error.response);
         }

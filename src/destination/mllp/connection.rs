@@ -14,6 +14,7 @@ use crate::config::HostPort;
 use crate::hl7::{AckCode, AckReply, ReplyCode};
 use crate::mllp::{Decoder, Event, Protocol};
 use crate::net;
+use crate::net::tls::{self, Stream, TlsError};
 
 /// The largest acknowledgement taken.
 const MAX_ACK_BYTES: usize = 1 << 20;
@@ -21,11 +22,17 @@ const MAX_ACK_BYTES: usize = 1 << 20;
 /// no harm: it must still name our message.
 const RETURN_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// What the system has of an encrypted connection must become a whole record within so long.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(50);
+
 /// Why there is no acknowledgement to go by. The connection is thrown away.
 pub(super) enum Fault {
     NoSuchName(io::Error),
     NotConnected(io::Error),
     ConnectTimeout,
+    /// Connected, but no TLS came about in time.
+    HandshakeTimeout,
+    Tls(TlsError),
     /// Lost before one byte of an answer came.
     Closed {
         error: Option<io::Error>,
@@ -43,6 +50,15 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The connection ended before one byte of an answer came.
+    fn closed(error: Option<io::Error>) -> Fault {
+        match error {
+            Some(error) if TlsError::is_in(&error) => Fault::Tls(TlsError::of(error)),
+            // A close without TLS's own farewell is a close.
+            error => Fault::Closed { error: error.filter(|error| error.kind() != io::ErrorKind::UnexpectedEof) },
+        }
+    }
+
     fn bad(what: &'static str) -> Fault {
         Fault::BadAck { what, response: Bytes::new() }
     }
@@ -57,7 +73,7 @@ pub(super) struct Acknowledgement {
 }
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     decoder: Decoder,
     /// MSH-10 of the message that was acknowledged last, until the peer acknowledges it once more: some do so twice, or send
     /// an application acknowledgement after CA.
@@ -65,8 +81,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to the first address of the name that answers.
-    pub(super) async fn open(address: &HostPort, longest: Duration) -> Result<Connection, Fault> {
+    /// Connects to the first address of the name that answers, with TLS where it is given.
+    pub(super) async fn open(
+        address: &HostPort,
+        longest: Duration,
+        tls: Option<&tls::Client>,
+    ) -> Result<Connection, Fault> {
+        let deadline = Instant::now() + longest;
         let connecting = async {
             let found = lookup_host((address.host.as_str(), address.port)).await.map_err(Fault::NoSuchName)?;
             let mut last = None;
@@ -81,22 +102,27 @@ impl Connection {
                 Fault::NotConnected,
             ))
         };
-        let stream = timeout(longest, connecting).await.map_err(|_| Fault::ConnectTimeout)??;
+        let stream = timeout_at(deadline, connecting).await.map_err(|_| Fault::ConnectTimeout)??;
         net::tune(&stream);
+        let stream = match tls {
+            Some(tls) => match timeout_at(deadline, tls.connect(stream, &address.host)).await {
+                Ok(connected) => connected.map_err(Fault::Tls)?,
+                Err(_) => return Err(Fault::HandshakeTimeout),
+            },
+            None => Stream::Plain(stream),
+        };
         Ok(Connection { stream, decoder: Decoder::new(MAX_ACK_BYTES), settled: None })
     }
 
     /// Whether a connection that was kept can be used again: it is open, and nothing waits in it that the next acknowledgement
     /// could be mistaken for. Asks the system, not the runtime, which may not have heard yet.
-    pub(super) fn is_usable(&mut self) -> bool {
-        let mut waiting = [0; 4 << 10];
-        loop {
-            match (&*SockRef::from(&self.stream)).read(&mut waiting) {
-                Ok(0) => return false,
-                Ok(count) => self.decoder.push(&waiting[..count]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => return false,
-            }
+    pub(super) async fn is_usable(&mut self) -> bool {
+        let is_open = match &self.stream {
+            Stream::Plain(stream) => read_waiting(stream, &mut self.decoder),
+            Stream::Tls(_) => self.read_waiting_records().await,
+        };
+        if !is_open {
+            return false;
         }
         while let Some(event) = self.decoder.next_event() {
             if !matches!(event, Event::Frame(content) if self.is_repeat(AckReply::parse(&content).ok().as_ref())) {
@@ -104,6 +130,27 @@ impl Connection {
             }
         }
         !self.decoder.in_frame() || self.settled.is_some()
+    }
+
+    /// Reads what waits in an encrypted connection; false when it is closed. What the system has may be no data yet: half a
+    /// record, or one that concerns TLS alone.
+    async fn read_waiting_records(&mut self) -> bool {
+        let mut waiting = [0; 4 << 10];
+        loop {
+            let has_more = match SockRef::from(self.stream.tcp()).peek(&mut [std::mem::MaybeUninit::uninit(); 1]) {
+                Ok(0) => return false,
+                Ok(_) => true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+                Err(_) => return false,
+            };
+            let longest = if has_more { RECORD_TIMEOUT } else { Duration::ZERO };
+            match timeout(longest, self.stream.read(&mut waiting)).await {
+                Ok(Ok(count)) if count > 0 => self.decoder.push(&waiting[..count]),
+                Ok(_) => return false,
+                Err(_) if has_more => return false,
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Whether a reply is one more acknowledgement of the message before. It changes nothing: what was settled stays so.
@@ -127,13 +174,18 @@ impl Connection {
         control_id: &[u8],
         longest: Duration,
     ) -> Result<Acknowledgement, Fault> {
-        match timeout(longest, self.stream.write_all(frame)).await {
+        let writing = async {
+            self.stream.write_all(frame).await?;
+            self.stream.flush().await
+        };
+        match timeout(longest, writing).await {
             Ok(Ok(())) => self.reply(control_id, Instant::now() + longest).await,
             Err(_) => Err(Fault::WriteTimeout),
             // It may have answered before it closed: too large, say.
             Ok(Err(error)) => match self.reply(control_id, Instant::now() + RETURN_TIMEOUT).await {
                 Ok(reply) => Ok(reply),
-                Err(_) => Err(Fault::Closed { error: Some(error) }),
+                Err(Fault::Tls(refused)) => Err(Fault::Tls(refused)),
+                Err(_) => Err(Fault::closed(Some(error))),
             },
         }
     }
@@ -197,8 +249,21 @@ impl Connection {
             return match last {
                 Some(Event::Frame(content)) => Ok(content),
                 _ if answered => Err(Fault::bad("the connection was lost within its acknowledgement")),
-                _ => Err(Fault::Closed { error }),
+                _ => Err(Fault::closed(error)),
             };
+        }
+    }
+}
+
+/// Reads what waits in a connection in the clear; false when it is closed.
+fn read_waiting(stream: &TcpStream, decoder: &mut Decoder) -> bool {
+    let mut waiting = [0; 4 << 10];
+    loop {
+        match (&*SockRef::from(stream)).read(&mut waiting) {
+            Ok(0) => return false,
+            Ok(count) => decoder.push(&waiting[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+            Err(_) => return false,
         }
     }
 }

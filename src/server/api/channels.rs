@@ -91,7 +91,16 @@ pub(super) async fn list(State(engine): State<Arc<Engine>>) -> Result<Json<Value
     let views: Result<Vec<ChannelView>, JournalError> =
         engine.channels().iter().map(|channel| ChannelView::of(channel, &**engine.journal())).collect();
     let diagnostics: Vec<String> = engine.diagnostics().iter().map(ToString::to_string).collect();
-    Ok(Json(json!({ "channels": views?, "diagnostics": diagnostics, "orphans": engine.orphans() })))
+    let warnings = warnings(&engine).await;
+    Ok(Json(json!({
+        "channels": views?, "diagnostics": diagnostics, "orphans": engine.orphans(), "warnings": warnings,
+    })))
+}
+
+/// What somebody should see to soon. Files are read, on a thread that may block.
+pub(super) async fn warnings(engine: &Arc<Engine>) -> Vec<String> {
+    let engine = engine.clone();
+    tokio::task::spawn_blocking(move || engine.warnings()).await.unwrap_or_default()
 }
 
 pub(super) async fn command(

@@ -56,8 +56,8 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
     let journal = engine.journal();
     let (damage, room) = (journal.damage(), journal.room());
     let failure = journal.failed().now_or_never().map(|error| error.to_string());
-    let channels = engine.channels();
-    let failed: Vec<&str> = channels
+    let running = engine.channels();
+    let failed: Vec<&str> = running
         .iter()
         .filter(|channel| matches!(channel.state(), crate::channel::State::Failed { .. }))
         .map(|channel| channel.name())
@@ -70,6 +70,7 @@ async fn ready(State(engine): State<Arc<Engine>>) -> Response {
         "journal_failed": failure,
         "journal_room": room,
         "journal_damage": damage,
+        "warnings": channels::warnings(&engine).await,
     });
     (status, Json(answer)).into_response()
 }

@@ -9,17 +9,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::{debug, warn};
 
 use super::NAME;
+use super::clients::Sender;
 use super::judge::{Judged, judge_with};
 use crate::hl7::{Charset, Limits};
 use crate::journal::{Identity, OtherBody, Receipt, Repeat};
 use crate::message::{Format, MessageId, Origin, Refs};
 use crate::mllp::{self, Decoder, Event};
+use crate::net::tls::{Stream, TlsError};
 use crate::source::{Intake, Taken};
 
 /// A peer that does not take its acknowledgement for so long is given up.
@@ -39,9 +40,18 @@ pub(super) struct Options {
     pub(super) duplicate_window: Option<Duration>,
 }
 
+/// Who calls.
+pub(super) struct Peer {
+    /// Address and port.
+    pub(super) address: String,
+    /// What its certificate lets it send; none where nothing is bound to certificates.
+    pub(super) sender: Option<Sender>,
+}
+
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     peer: String,
+    sender: Option<Sender>,
     options: Arc<Options>,
     intake: Intake,
     stop: CancellationToken,
@@ -70,8 +80,8 @@ enum End {
 
 impl Connection {
     pub(super) fn new(
-        stream: TcpStream,
-        peer: String,
+        stream: Stream,
+        peer: Peer,
         options: Arc<Options>,
         intake: Intake,
         stop: CancellationToken,
@@ -79,7 +89,8 @@ impl Connection {
         let decoder = Decoder::new(options.max_frame_bytes);
         Connection {
             stream,
-            peer,
+            peer: peer.address,
+            sender: peer.sender,
             options,
             intake,
             stop,
@@ -140,6 +151,8 @@ impl Connection {
             read = self.stream.read_buf(&mut space) => match read {
                 Ok(0) => Break(End::PeerClosed),
                 Ok(_) => Continue(()),
+                // Without TLS's own farewell, as most peers leave. What is missing of a frame shows.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Break(End::PeerClosed),
                 Err(error) => Break(End::Broken(error)),
             },
         }
@@ -221,6 +234,9 @@ impl Connection {
         let received_at = Timestamp::now();
         let id = self.intake.next_id();
         let mut judged = judge_with(&raw, &Limits::default(), self.options.charset);
+        if let Some(sender) = &self.sender {
+            judged = judged.of_another(sender);
+        }
         if self.stop.is_cancelled() {
             debug!(channel = self.intake.channel(), peer = self.peer, "a message was refused: stopping");
             // What else was read already gets the same answer.
@@ -297,7 +313,11 @@ impl Connection {
     async fn answer(&mut self, content: Option<impl AsRef<[u8]>>, id: MessageId) -> ControlFlow<End> {
         let Some(content) = content else { return Continue(()) };
         let frame = mllp::encode(content.as_ref()).expect("`judge` leaves no byte of MLLP in an answer");
-        let end = match timeout(WRITE_TIMEOUT, self.stream.write_all(&frame)).await {
+        let writing = async {
+            self.stream.write_all(&frame).await?;
+            self.stream.flush().await
+        };
+        let end = match timeout(WRITE_TIMEOUT, writing).await {
             Ok(Ok(())) => return Continue(()),
             Ok(Err(error)) => End::Broken(error),
             Err(_) => End::Deaf,
@@ -315,6 +335,9 @@ impl Connection {
             End::PeerClosed => debug!(channel, peer, "disconnected"),
             End::Stopping => debug!(channel, peer, "closed: stopping"),
             End::Idle => debug!(channel, peer, "closed: `idle_timeout` passed"),
+            End::Broken(error) if TlsError::is_in(error) => {
+                warn!(channel, peer, %error, "closed: an error of TLS")
+            }
             End::Broken(error) => debug!(channel, peer, %error, "the connection broke"),
             End::Deaf => debug!(channel, peer, "closed: the peer takes no acknowledgements"),
             End::GivenUp => {}
@@ -333,7 +356,12 @@ impl Connection {
             debug!(channel, peer, bytes, "an unfinished frame is given up");
         }
         let answered_last = self.refused || matches!(end, End::GivenUp);
-        if answered_last && self.stream.shutdown().await.is_ok() {
+        if !answered_last && !self.stream.is_encrypted() {
+            return;
+        }
+        // The farewell of TLS, where it is used; a peer that takes nothing is not waited for.
+        let said_farewell = timeout(LINGER, self.stream.shutdown()).await.is_ok_and(|shut| shut.is_ok());
+        if answered_last && said_farewell {
             let mut rest = [0; 4 << 10];
             let read_rest = async { while matches!(self.stream.read(&mut rest).await, Ok(count) if count > 0) {} };
             let _ = timeout(LINGER, read_rest).await;

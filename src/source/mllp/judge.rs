@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::clients::Sender;
 use crate::hl7::{self, AckCode, Mode};
 use crate::message::{Body, MessageId};
 
@@ -24,6 +25,7 @@ use crate::message::{Body, MessageId};
 mod error_code {
     pub(super) const SEGMENT_SEQUENCE: u16 = 100;
     pub(super) const DATA_TYPE: u16 = 102;
+    pub(super) const TABLE_VALUE: u16 = 103;
     pub(super) const INTERNAL: u16 = 207;
 }
 
@@ -76,6 +78,17 @@ impl Judged {
         let reason = format!("message is larger than {limit} bytes");
         let rejection = Some(Rejection { reason, error: error_code::INTERNAL });
         Judged { header: hl7::Header::scan(head), rejection, body: None }
+    }
+
+    /// The same message, not taken because it is not this client's to send.
+    pub(super) fn of_another(self, sender: &Sender) -> Judged {
+        match self.header.as_ref().filter(|_| self.rejection.is_none()).and_then(|header| sender.objection(header)) {
+            Some(reason) => {
+                let rejection = Some(Rejection { reason: reason.to_owned(), error: error_code::TABLE_VALUE });
+                Judged { rejection, body: None, ..self }
+            }
+            None => self,
+        }
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, JoinSet};
@@ -13,25 +14,46 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::connection::{Connection, Options};
+use super::clients::Clients;
+use super::connection::{Connection, Options, Peer};
+use crate::mllp::{self, Protocol};
 use crate::net;
+use crate::net::networks::Networks;
+use crate::net::tls::{AcceptError, Acceptor, Stream};
 use crate::source::{Intake, Source};
 
 /// Connections have so long to answer what they took in once the source is to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// A peer that is sent away after the handshake is told so, if it takes that in time.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause after an error of the listening socket itself (no file descriptors left, say): at first, and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Whom to let in.
+#[derive(Debug)]
+pub(super) struct Doors {
+    pub(super) max_connections: u32,
+    pub(super) allow: Option<Networks>,
+    pub(super) tls: Option<Handshake>,
+    pub(super) clients: Option<Clients>,
+}
+
+#[derive(Debug)]
+pub(super) struct Handshake {
+    pub(super) acceptor: Acceptor,
+    pub(super) timeout: Duration,
+}
 
 pub(super) struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    max_connections: u32,
+    doors: Arc<Doors>,
     options: Arc<Options>,
 }
 
 impl Listener {
-    pub(super) fn new(socket: TcpListener, address: SocketAddr, max_connections: u32, options: Options) -> Listener {
-        Listener { socket, address, max_connections, options: Arc::new(options) }
+    pub(super) fn new(socket: TcpListener, address: SocketAddr, doors: Doors, options: Options) -> Listener {
+        Listener { socket, address, doors: Arc::new(doors), options: Arc::new(options) }
     }
 }
 
@@ -42,7 +64,7 @@ impl Source for Listener {
     }
 
     async fn run(self: Box<Self>, intake: Intake, stop: CancellationToken) {
-        let slots = Arc::new(Semaphore::new(self.max_connections as usize));
+        let slots = Arc::new(Semaphore::new(self.doors.max_connections as usize));
         let mut connections = JoinSet::new();
         let mut back_off = BACK_OFF.0;
         loop {
@@ -101,18 +123,89 @@ impl Listener {
         stop: &CancellationToken,
         connections: &mut JoinSet<()>,
     ) {
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port()).to_string();
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let channel = intake.channel();
+        if self.doors.allow.as_ref().is_some_and(|networks| !networks.hold(peer.ip())) {
+            intake.counters().connections_not_allowed.add_one();
+            return warn!(channel, %peer, "connection refused: its address is not in `allow`");
+        }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             intake.counters().connections_refused.add_one();
-            let limit = self.max_connections;
-            return warn!(channel = intake.channel(), peer, limit, "connection refused: `max_connections` are open");
+            let limit = self.doors.max_connections;
+            return warn!(channel, %peer, limit, "connection refused: `max_connections` are open");
         };
         net::tune(&stream);
-        let connection = Connection::new(stream, peer, self.options.clone(), intake.clone(), stop.clone());
+        let (doors, options, intake, stop) = (self.doors.clone(), self.options.clone(), intake.clone(), stop.clone());
         connections.spawn(async move {
-            connection.serve().await;
+            // A handshake takes a slot: who never ends it must not be able to take more than there are.
+            if let Some((stream, peer)) = doors.open(stream, peer.to_string(), &intake, &stop).await {
+                Connection::new(stream, peer, options, intake, stop).serve().await;
+            }
             drop(slot);
         });
+    }
+}
+
+impl Doors {
+    /// Does the handshake where there is one; none for a peer that is not let in, which was logged.
+    async fn open(
+        &self,
+        stream: TcpStream,
+        address: String,
+        intake: &Intake,
+        stop: &CancellationToken,
+    ) -> Option<(Stream, Peer)> {
+        let Some(Handshake { acceptor, timeout: longest }) = &self.tls else {
+            return Some((Stream::Plain(stream), Peer { address, sender: None }));
+        };
+        let (channel, peer) = (intake.channel(), &address);
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            accepted = timeout(*longest, acceptor.accept(stream)) => accepted,
+        };
+        let failed = || intake.counters().handshakes_failed.add_one();
+        let (mut stream, certificate) = match accepted {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(AcceptError::Quiet)) => {
+                debug!(channel, peer, "closed by the peer before it said anything");
+                return None;
+            }
+            Ok(Err(error)) => {
+                failed();
+                log_refused(channel, peer, &error);
+                return None;
+            }
+            Err(_) => {
+                failed();
+                warn!(channel, peer, "closed: `handshake_timeout` passed before TLS came about");
+                return None;
+            }
+        };
+        let Some(clients) = &self.clients else { return Some((stream, Peer { address, sender: None })) };
+        let Some(sender) = certificate.as_ref().and_then(|certificate| clients.sender(certificate)).cloned() else {
+            intake.counters().connections_not_allowed.add_one();
+            let certificate = certificate.map(|certificate| certificate.to_string()).unwrap_or_default();
+            warn!(channel, peer, certificate, "connection refused: its certificate is not in `clients`");
+            let _ = timeout(FAREWELL, stream.shutdown()).await;
+            return None;
+        };
+        Some((stream, Peer { address, sender: Some(sender) }))
+    }
+}
+
+fn log_refused(channel: &str, peer: &str, error: &AcceptError) {
+    match error {
+        AcceptError::Quiet => {}
+        AcceptError::NotTls(first) => {
+            let protocol = match first.first() {
+                Some(&mllp::START) => "MLLP in the clear".to_owned(),
+                _ => Protocol::of(first).map_or("no TLS".to_owned(), |protocol| protocol.to_string()),
+            };
+            warn!(channel, peer, protocol, "closed: wrong protocol on this port, which speaks TLS");
+        }
+        AcceptError::Refused(reason) => warn!(channel, peer, reason, "closed: no TLS came about with this peer"),
+        AcceptError::Lost(error) => warn!(channel, peer, %error, "the connection broke within the TLS handshake"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! connections there is no order. What is answered is decided in [`judge`], without I/O; `connection` does the talking;
 //! `listener` lets peers in.
 
+mod clients;
 mod connection;
 mod judge;
 mod listener;
@@ -12,17 +13,21 @@ use std::borrow::Cow;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-use self::listener::Listener;
+use self::clients::Clients;
+use self::listener::{Doors, Handshake, Listener};
 use super::{Source, SourceConfig, SourceKind};
 use crate::config::{
-    BuildError, ByteSize, Duration, Listen, Place, Resource, Secret, Table, more_than, parsed, report, time_limit,
+    BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, parsed, report, time_limit,
 };
 use crate::hl7::{Charset, Limits};
 use crate::net;
+use crate::net::networks::Networks;
+use crate::net::tls::ServerTls;
 
 pub use judge::{Judged, judge};
 
@@ -31,7 +36,7 @@ pub(super) const KIND: SourceKind = SourceKind {
     summary: "Listens for HL7 v2 messages over MLLP: journals each, then acknowledges it.",
     example: "type = \"mllp\"\nlisten = \"127.0.0.1:2575\"\n",
     schema: |generator| generator.subschema_for::<Mllp>(),
-    parse: |table: Table<'_>| table.read::<Mllp>().map(|config| Box::new(config) as Box<dyn SourceConfig>),
+    parse,
 };
 
 const NAME: &str = "mllp";
@@ -74,10 +79,17 @@ struct Mllp {
     /// first time, and are not processed twice (72h if not given). "off" for devices that give out the same MSH-10 again and again.
     #[serde(default)]
     duplicate_window: DuplicateWindow,
-    /// Certificate, key and client authority for TLS. Not available in this version.
-    #[serde(default)]
-    #[expect(dead_code, reason = "it is refused when it is read, until TLS is there")]
-    tls: Option<Tls>,
+    /// Certificate and key for TLS, and the authority of clients' certificates where clients need one. Without it, what comes in
+    /// is in the clear.
+    tls: Option<ServerTls>,
+    /// The clients that may connect, by a name in their certificates (a host name, the common name, or "sha256:" and the
+    /// fingerprint), with what they may write into MSH-3 and MSH-4. A message of another sender is answered AR. Without it, every
+    /// client with a certificate of `client_ca` may connect and send in any name.
+    #[schemars(with = "Option<Clients>")]
+    clients: Option<Spanned<Clients>>,
+    /// The addresses and networks from which peers may connect, as in ["10.20.0.0/16", "192.168.3.7"]; another is closed at once,
+    /// logged and counted. Without it, from everywhere.
+    allow: Option<Networks>,
 }
 
 fn default_max_frame() -> ByteSize {
@@ -194,48 +206,29 @@ impl JsonSchema for DuplicateWindow {
     }
 }
 
-/// Where TLS will be set up. It is read in full, so that a channel file written for it is checked, and then refused: a listener
-/// that was meant to be encrypted must not come up in the clear.
-#[derive(Debug, Clone)]
-struct Tls;
-
-/// Certificate, key and client authority for TLS. Not available in this version.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read for its mistakes only")]
-struct TlsKeys {
-    /// The listener's certificate chain, PEM.
-    cert: Secret,
-    /// The certificate's private key, PEM.
-    key: Secret,
-    /// The authority that clients' certificates must come from, PEM; without it, clients need none.
-    client_ca: Option<Secret>,
-}
-
-impl<'de> Deserialize<'de> for Tls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Tls, D::Error> {
-        let keys = Spanned::<TlsKeys>::deserialize(deserializer)?;
-        let help =
-            "take the `tls` key out and let a TLS proxy on this machine (stunnel, HAProxy) listen outside".to_owned();
-        report(keys.span(), "TLS is not available in this version", "this listener would be in the clear", Some(help));
-        Ok(Tls)
+/// Reads the options, and reports what does not go together.
+fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
+    let config = table.read::<Mllp>()?;
+    let knows_clients = config.tls.as_ref().is_some_and(ServerTls::wants_certificates);
+    if let Some(clients) = config.clients.as_ref().filter(|_| !knows_clients) {
+        let help = "add `client_ca` to `tls`: the authority that clients' certificates must come from".to_owned();
+        report(clients.span(), "`clients` without `client_ca`", "clients need no certificate", Some(help));
     }
-}
-
-impl JsonSchema for Tls {
-    fn schema_name() -> Cow<'static, str> {
-        "Tls".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        TlsKeys::json_schema(generator)
-    }
+    Some(Box::new(config))
 }
 
 #[async_trait]
 impl SourceConfig for Mllp {
     fn resources(&self) -> Vec<Resource> {
         vec![Resource::Port(self.listen.0)]
+    }
+
+    fn mistakes(&self) -> Vec<Mistake> {
+        self.tls.as_ref().map_or_else(Vec::new, ServerTls::mistakes)
+    }
+
+    fn warnings(&self, now: Timestamp) -> Vec<String> {
+        self.tls.as_ref().map_or_else(Vec::new, |tls| tls.warnings(now))
     }
 
     fn judge(&self, raw: &Bytes) -> Option<Judged> {
@@ -247,7 +240,12 @@ impl SourceConfig for Mllp {
         Some(judge::judge_with(raw, &Limits::default(), charset))
     }
 
-    async fn build(&self, _: &Place) -> Result<Box<dyn Source>, BuildError> {
+    async fn build(&self, place: &Place) -> Result<Box<dyn Source>, BuildError> {
+        // Before the port is open: a listener that was meant to be encrypted never comes up in the clear.
+        let tls = match &self.tls {
+            Some(tls) => Some(Handshake { acceptor: tls.build(place)?, timeout: tls.handshake_timeout().get() }),
+            None => None,
+        };
         let address = self.listen.0;
         let failed = |error| BuildError::Listen { address, error };
         let socket = net::listen(address).map_err(failed)?;
@@ -260,6 +258,12 @@ impl SourceConfig for Mllp {
             charset: self.charset.map(|FallbackCharset(charset)| charset),
             duplicate_window: self.duplicate_window.0.map(Duration::get),
         };
-        Ok(Box::new(Listener::new(socket, address, self.max_connections, options)))
+        let doors = Doors {
+            max_connections: self.max_connections,
+            allow: self.allow.clone(),
+            tls,
+            clients: self.clients.clone().map(Spanned::into_inner),
+        };
+        Ok(Box::new(Listener::new(socket, address, doors, options)))
     }
 }

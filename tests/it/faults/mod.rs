@@ -15,3 +15,4 @@ mod process;
 mod recovery;
 mod scene;
 mod shim;
+mod tls;

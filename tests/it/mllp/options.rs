@@ -11,13 +11,14 @@ fn mistakes(text: &str) -> Vec<String> {
     options::source("mllp", text).map(|config| format!("{config:?}")).expect_err("a mistake in it")
 }
 
+/// A listener that was meant to be encrypted never comes up in the clear.
 #[test]
 fn tls_is_never_silently_left_out() {
-    let text = "listen = \"127.0.0.1:0\"\ntls = { cert = { file = \"a.crt\" }, key = { env = \"KEY\" }, client_ca = { file = \"ca\" } }\n";
-    let found = mistakes(text);
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].starts_with("test.toml:2:7: TLS is not available in this version"), "{found:?}");
-    assert!(found[0].contains("in the clear"), "{found:?}");
+    let text = "listen = \"127.0.0.1:0\"\ntls = { cert = { file = \"no.crt\" }, key = { env = \"NO_SUCH_KEY\" } }\n";
+    let config = options::source("mllp", text).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let error = runtime.block_on(config.build(&options::place("source"))).err().unwrap().to_string();
+    assert!(error.contains("no.crt"), "{error}");
 }
 
 #[test]
@@ -46,6 +47,23 @@ fn every_mistake_has_its_place() {
         ("charset = \"UNICODE UTF-16\"", "test.toml:2:11: `UNICODE UTF-16` is not a character set"),
         ("charset = \"ISO IR87\"", "test.toml:2:11: JIS X 0208 cannot be read, only passed through"),
         ("tls = { cert = { file = \"a\" } }", "test.toml:2:7: missing key `key` in tls"),
+        ("tls = true", "test.toml:2:7: `tls` must be a table"),
+        (
+            "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, ca = 1 }",
+            "test.toml:2:54: unknown key `ca` in tls",
+        ),
+        (
+            "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, handshake_timeout = \"0s\" }",
+            "test.toml:2:74: no peer is that fast",
+        ),
+        ("clients = { a = {} }", "test.toml:2:11: `clients` without `client_ca`"),
+        (
+            "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, client_ca = { file = \"c\" } }\nclients = { a = { \"MSH-5\" = \"X\" } }",
+            "test.toml:3:19: unknown key `MSH-5` in clients.a",
+        ),
+        ("allow = []", "test.toml:2:9: no address is in this list"),
+        ("allow = [\"10.0.0.0/8\", \"lab\"]", "test.toml:2:24: `lab` is no address and no network"),
+        ("allow = [\"10.1.0.0/8\"]", "test.toml:2:10: `10.1.0.0/8` is one address in the network `10.0.0.0/8`"),
         ("lisen = \"127.0.0.1:1\"", "test.toml:2:1: unknown key `lisen` in [test]: did you mean `listen`?"),
     ] {
         let found = mistakes(&format!("listen = \"127.0.0.1:0\"\n{line}\n"));

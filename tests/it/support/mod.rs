@@ -2,6 +2,7 @@
 
 pub mod cutter;
 pub mod eventually;
+pub mod http_server;
 pub mod interactive;
 pub mod listener;
 pub mod mllp_client;
@@ -9,10 +10,12 @@ pub mod mllp_server;
 pub mod options;
 pub mod partner;
 pub mod peer;
+pub mod pki;
 pub mod python;
 pub mod rig;
 pub mod sshd;
 pub mod test_journal;
+pub mod tls_peer;
 
 use std::path::{Path, PathBuf};
 

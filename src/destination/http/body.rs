@@ -1,0 +1,151 @@
+//! What a request carries: made from the message once, before the first attempt.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use url::form_urlencoded;
+
+use crate::expr::{ExprError, FileNameTemplate, Scope, Template};
+use crate::message::{Body, Message};
+
+/// What a request carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BodyKind {
+    /// The message as it is.
+    Raw,
+    /// The message, which must be JSON.
+    Json,
+    /// The message, which must be XML.
+    Xml,
+    /// `fields`, as a browser's form sends them.
+    Form,
+    /// `fields` and the message as a file, as a browser's form with a file sends them (RFC 7578).
+    Multipart,
+    /// Nothing.
+    None,
+}
+
+/// How the message is named in a multipart body.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Part {
+    /// The name of the form's field.
+    name: String,
+    /// The file's name, with expressions.
+    file_name: FileNameTemplate,
+}
+
+/// The options that say what a request carries.
+pub(super) struct Parts<'o> {
+    pub(super) kind: BodyKind,
+    pub(super) content_type: Option<&'o str>,
+    pub(super) fields: &'o BTreeMap<String, Template>,
+    pub(super) part: Option<&'o Part>,
+}
+
+impl Parts<'_> {
+    /// The content, and its type where there is content.
+    pub(super) fn write(&self, message: &Message, scope: &Scope) -> Result<(Bytes, Option<String>), ExprError> {
+        let body = &*message.body;
+        let own = || self.content_type.unwrap_or_else(|| type_of(body)).to_owned();
+        match self.kind {
+            BodyKind::None => Ok((Bytes::new(), None)),
+            BodyKind::Raw => Ok((body.to_bytes(), Some(own()))),
+            BodyKind::Json => match body {
+                Body::Json(_) => Ok((body.to_bytes(), Some(own()))),
+                _ => Err(unfit("`body = \"json\"` needs a JSON message; make it JSON with a `template` step first")),
+            },
+            BodyKind::Xml => match body {
+                Body::Text(text) if text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('<') => {
+                    Ok((body.to_bytes(), Some(self.content_type.unwrap_or("application/xml").to_owned())))
+                }
+                _ => Err(unfit("`body = \"xml\"` needs an XML message; make it XML with a `template` step first")),
+            },
+            BodyKind::Form => {
+                let mut form = form_urlencoded::Serializer::new(String::new());
+                for (name, value) in self.fields {
+                    form.append_pair(name, &value.render(scope)?);
+                }
+                Ok((Bytes::from(form.finish()), Some("application/x-www-form-urlencoded".to_owned())))
+            }
+            BodyKind::Multipart => self.multipart(message, scope, &own()),
+        }
+    }
+
+    fn multipart(
+        &self,
+        message: &Message,
+        scope: &Scope,
+        content_type: &str,
+    ) -> Result<(Bytes, Option<String>), ExprError> {
+        let part = self.part.ok_or_else(|| unfit("a multipart body needs `part`"))?;
+        let mut parts = Vec::new();
+        for (name, value) in self.fields {
+            let head = format!("Content-Disposition: form-data; name=\"{}\"\r\n", quoted(name));
+            parts.push((head, Bytes::from(value.render(scope)?)));
+        }
+        let (name, file_name) = (quoted(&part.name), quoted(&part.file_name.render(scope)?));
+        let disposition = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file_name}\"\r\n");
+        parts.push((format!("{disposition}Content-Type: {content_type}\r\n"), message.body.to_bytes()));
+        let boundary = boundary(message, &parts);
+        let mut content = Vec::new();
+        for (head, value) in parts {
+            content.extend_from_slice(format!("--{boundary}\r\n{head}\r\n").as_bytes());
+            content.extend_from_slice(&value);
+            content.extend_from_slice(b"\r\n");
+        }
+        content.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+        Ok((Bytes::from(content), Some(format!("multipart/form-data; boundary={boundary}"))))
+    }
+}
+
+fn unfit(message: &str) -> ExprError {
+    ExprError { place: "http".to_owned(), message: message.to_owned() }
+}
+
+/// The type of a message as it is. HL7 names its character set itself, in MSH-18.
+fn type_of(body: &Body) -> &'static str {
+    match body {
+        Body::Hl7(_) => "application/hl7-v2",
+        Body::Json(_) => "application/json",
+        Body::Text(_) => "text/plain; charset=utf-8",
+    }
+}
+
+/// A name within quotes, escaped as browsers do (WHATWG HTML, multipart/form-data encoding).
+fn quoted(name: &str) -> String {
+    name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// A line that occurs in no part, the same for the same message.
+fn boundary(message: &Message, parts: &[(String, Bytes)]) -> String {
+    let of = |number: u32| format!("labwire-{}-{number}", message.meta.id);
+    let occurs =
+        |boundary: &str| parts.iter().any(|(_, value)| memchr::memmem::find(value, boundary.as_bytes()).is_some());
+    (0..).map(of).find(|boundary| !occurs(boundary)).expect("content is shorter than all boundaries together")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hl7;
+    use crate::message::{Format, MessageIds, Meta, Origin};
+
+    #[test]
+    fn a_boundary_never_occurs_in_what_it_bounds() {
+        let meta = Meta {
+            id: MessageIds::default().next(),
+            channel: "c".to_owned(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            origin: Origin::default(),
+        };
+        let message = Message::read(meta, Format::Text, &Bytes::from("x"), &hl7::Limits::default()).expect("text");
+        let first = boundary(&message, &[]);
+        let second = boundary(&message, &[(String::new(), Bytes::from(format!("a{first}b")))]);
+        assert!(first.ends_with("-0") && second.ends_with("-1"), "{first} {second}");
+        assert_eq!(boundary(&message, &[]), first, "the same at every attempt");
+    }
+}
