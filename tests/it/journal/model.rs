@@ -394,7 +394,9 @@ async fn restart(disk: Disk, folder: &mut PathBuf, root: &Path, how: &Restart) -
         }
         Restart::HalfStripped(bytes) => {
             let all = std::fs::read(&segment).expect("a segment");
-            std::fs::write(segment.with_extension("strip"), &all[..bytes % all.len()]).expect("written");
+            // The last one may have been prepared just now, and be empty.
+            let half = &all[..bytes % all.len().max(1)];
+            std::fs::write(segment.with_extension("strip"), half).expect("written");
         }
         Restart::RostersDeleted => {
             for entry in std::fs::read_dir(folder.join("segments")).expect("a folder") {
