@@ -252,7 +252,8 @@ impl Dispatcher {
         }
         if let Some((after, limit)) = self.window.wants() {
             let found = self.lane.journal.queue(&self.id, after, limit)?;
-            let found = found.into_iter().map(|queued| self.waits.read(queued)).collect();
+            let waits = &mut self.waits;
+            let found = found.into_iter().map(|queued| waits.read(queued)).collect();
             self.window.read(limit, found, Instant::now());
         }
         Ok(())
@@ -337,7 +338,7 @@ impl Dispatcher {
     }
 
     /// The delivery as the journal has it now, if it still waits in its place.
-    fn read_again(&self, queued: &Queued) -> Result<Option<Queued>, JournalError> {
+    fn read_again(&mut self, queued: &Queued) -> Result<Option<Queued>, JournalError> {
         let found = self.lane.journal.queue(&self.id, queued.sequence.saturating_sub(1), 1)?;
         let found = found.into_iter().next().filter(|found| found.sequence == queued.sequence && found.id == queued.id);
         Ok(found.map(|found| self.waits.read(found)))
@@ -432,6 +433,7 @@ impl Dispatcher {
     async fn finish(mut self) {
         let deadline = tokio::time::Instant::now() + GRACE;
         while !self.attempts.is_empty() {
+            self.journal_gathered();
             tokio::select! {
                 Some(ended) = self.attempts.next() => self.settle(ended),
                 Some(_) = self.journaling.next() => {}

@@ -23,7 +23,7 @@ pub(super) const KIND: DestinationKind = DestinationKind {
     summary: "Writes each message to a file: whole and synced, under a temporary name first, never over another file.",
     example: "type = \"file\"\ndirectory = \"../archive\"\nfile_name = \"{{ meta.id }}.hl7\"\n",
     schema: |generator| generator.subschema_for::<FileConfig>(),
-    faults: &["folder", "permission", "full", "disk", "conflict"],
+    faults: &["folder", "permission", "full", "disk", "conflict", "content"],
     parse: |table: Table<'_>| {
         table
             .read_with_more::<FileConfig>(super::COMMON_KEYS)
@@ -65,9 +65,12 @@ struct Folder {
 #[async_trait]
 impl Destination for Folder {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
-        let property = |key: &str| outgoing.properties.get(key).cloned().unwrap_or_default();
-        let (folder, name, content) =
-            (self.base.join(property("directory")), property("file_name"), outgoing.content.clone());
+        let property = |key: &str| outgoing.properties.get(key).cloned();
+        let (Some(folder), Some(name)) = (property("directory"), property("file_name")) else {
+            let error = "this delivery was queued for a destination of another kind: reprocess its message";
+            return Err(SendError::new(FaultClass::Content, error));
+        };
+        let (folder, content) = (self.base.join(folder), outgoing.content.clone());
         let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
         let response = written.map_err(|_| SendError::new(FaultClass::Internal, "the file writer ended early"))??;
         Ok(Delivered { response: Some(Bytes::from(response)) })
@@ -81,7 +84,13 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError>
         SendError::new(FaultClass::of_file(error), format!("{action}: {}", error.kind()))
     };
     std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of the file", &error))?;
+    let sync_folder = || {
+        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed("syncing the folder of the file", &error))
+    };
     if already_there(&path, content)? {
+        // Whoever put it there may not have come so far.
+        sync_folder()?;
         return Ok(format!("{} is there already, with the same content", path.display()));
     }
     let temporary = folder.join(format!(".{name}.part"));
@@ -95,13 +104,16 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError>
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // Somebody else made it between the look and the renaming.
-            return already_there(&path, content).map(|_| format!("{} is there already", path.display()));
+            if already_there(&path, content)? {
+                sync_folder()?;
+                return Ok(format!("{} is there already", path.display()));
+            }
+            let message = "a file of this name came and went while this one was written";
+            return Err(SendError::new(FaultClass::Disk, message));
         }
         Err(error) => return Err(failed("writing the file", &error)),
     }
-    std::fs::File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|error| failed("syncing the folder of the file", &error))?;
+    sync_folder()?;
     Ok(format!("{} written, {} bytes", path.display(), content.len()))
 }
 

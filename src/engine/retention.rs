@@ -103,17 +103,23 @@ impl Engine {
             now.checked_sub(age).ok()
         };
         let mut pruned = Pruned::default();
+        let mut refused = None;
+        // What one segment refuses keeps nobody from the others, least of all where the disk is full.
+        let mut note = |result: Result<Pruned, JournalError>| match result {
+            Ok(more) => pruned = pruned.and(more),
+            Err(error) => drop(refused.get_or_insert(error)),
+        };
         if let Some(before) = ago(retention.keep_metadata) {
-            pruned = pruned.and(self.journal().prune(Prune::messages(before)).await?);
+            note(self.journal().prune(Prune::messages(before)).await);
         }
         if let Some(before) = ago(retention.keep) {
-            pruned = pruned.and(self.journal().prune(Prune { again, ..Prune::content(before) }).await?);
+            note(self.journal().prune(Prune { again, ..Prune::content(before) }).await);
         }
         if let Some(bytes) = self.too_much(retention) {
             info!(bytes, "the disk is fuller than `--prune-at` allows: the oldest messages go");
-            pruned = pruned.and(self.journal().prune(Prune { again, ..oldest(bytes) }).await?);
+            note(self.journal().prune(Prune { again, ..oldest(bytes) }).await);
         }
-        Ok(pruned)
+        refused.map_or(Ok(pruned), Err)
     }
 
     /// How many bytes must go for the disk to be less full.

@@ -128,7 +128,16 @@ impl Disk {
             if pruned.bytes >= prune.bytes {
                 break;
             }
-            let mut removed = self.remove(shelf, prune.dry_run).await?;
+            let mut removed = match self.remove(shelf, prune.dry_run).await {
+                Ok(removed) => removed,
+                Err(error @ JournalError::Closed { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(segment = shelf.segment(), %error, "a segment was not removed");
+                    refused.get_or_insert(error);
+                    // Segments go in order: what was removed last is told by its number.
+                    break;
+                }
+            };
             if prune.dry_run {
                 // What its content would have given back was counted already.
                 removed.bytes = removed.bytes.saturating_sub(given.get(&shelf.segment()).copied().unwrap_or(0));

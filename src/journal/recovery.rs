@@ -379,9 +379,12 @@ impl Replay<'_> {
         let mut late = Late::new(&shared.index);
         // Of the last segment it is not known whether it is whole.
         let all_but_last = &numbers[..numbers.len().saturating_sub(1)];
+        let end = end_of_all(&shared.segments, numbers);
         for number in all_but_last {
             let Some(sealed) = Sealed::open(&shared.segments, *number, &shared.sealed_files)? else { break };
-            if !sealed.is_intact()? || !is_whole(&shared.segments, *number)? {
+            // A backup may have caught a roster that knows more than the segments that were copied before it.
+            let knows_too_much = sealed.as_of() > end;
+            if knows_too_much || !sealed.is_intact()? || !is_whole(&shared.segments, *number)? {
                 break;
             }
             shared.ledger_mut().adopt(&mut late, Arc::new(sealed))?;
@@ -548,4 +551,11 @@ fn cut(path: &Path, end: u64) -> Result<(), JournalError> {
     tracing::warn!(segment = %path.display(), at = end, "cut what was half written");
     let file = OpenOptions::new().write(true).open(path).map_err(disk("opening", path))?;
     file.set_len(end).and_then(|()| file.sync_all()).map_err(disk("cutting", path))
+}
+
+/// Where the last segment's file ends.
+fn end_of_all(segments: &Path, numbers: &[u64]) -> Place {
+    let segment = numbers.last().copied().unwrap_or_default();
+    let offset = std::fs::metadata(segments::path(segments, segment)).map_or(0, |file| file.len());
+    Place { segment, offset }
 }

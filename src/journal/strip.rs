@@ -195,10 +195,10 @@ impl Shared {
             }
         };
         std::fs::rename(&new, &path).map_err(refused())?;
-        sync_folder(&self.segments)?;
         self.reader.forget(number);
         self.recent.forget(number);
         self.stripping().stripped.insert(number, Left { kept: tail.kept, bytes });
+        sync_folder(&self.segments)?;
         Ok(done(messages, before, bytes))
     }
 }

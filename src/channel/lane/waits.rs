@@ -57,6 +57,10 @@ impl Waits {
             self.known.remove(&place);
             return;
         };
+        self.remember(place, next_at, self.due(next_at));
+    }
+
+    fn remember(&mut self, place: u64, next_at: Timestamp, due: Timestamp) {
         if self.known.len() >= REMEMBERED {
             let now = self.now();
             self.known.retain(|_, (_, due)| *due > now);
@@ -64,15 +68,21 @@ impl Waits {
                 self.known.clear();
             }
         }
-        self.known.insert(place, (next_at, self.due(next_at)));
+        self.known.insert(place, (next_at, due));
     }
 
-    /// A delivery as the journal has it, with its time in lane time.
-    pub(super) fn read(&self, mut queued: Queued) -> Queued {
-        queued.next_at = queued.next_at.map(|next_at| match self.known.get(&queued.sequence) {
+    /// A delivery as the journal has it, with its time in lane time: the same however often it is read.
+    pub(super) fn read(&mut self, mut queued: Queued) -> Queued {
+        let Some(next_at) = queued.next_at else { return queued };
+        let due = match self.known.get(&queued.sequence) {
             Some((known, due)) if *known == next_at => *due,
-            _ => self.due(next_at).min(self.now().checked_add(self.longest).unwrap_or(Timestamp::MAX)),
-        });
+            _ => {
+                let due = self.due(next_at).min(self.now().checked_add(self.longest).unwrap_or(Timestamp::MAX));
+                self.remember(queued.sequence, next_at, due);
+                due
+            }
+        };
+        queued.next_at = Some(due);
         queued
     }
 }
@@ -98,18 +108,27 @@ mod tests {
     }
 
     /// How long a delivery waits whose time the journal gives, in whole minutes.
-    fn minutes(waits: &Waits, next_at: Timestamp) -> i64 {
+    fn minutes(waits: &mut Waits, next_at: Timestamp) -> i64 {
         let due = waits.read(queued(next_at)).next_at.unwrap();
         (due.duration_since(waits.now()) + SignedDuration::from_secs(1)).as_mins()
     }
 
+    /// Were it counted anew at each look, it would never be over.
+    #[test]
+    fn a_wait_of_before_does_not_begin_again_when_it_is_read_again() {
+        let mut waits = Waits::new(Duration::from_secs(300));
+        let next_at = Timestamp::now() + HOUR;
+        let first = waits.read(queued(next_at)).next_at;
+        assert_eq!(waits.read(queued(next_at)).next_at, first);
+    }
+
     #[test]
     fn a_wait_of_before_is_no_longer_than_the_lane_would_choose() {
-        let waits = Waits::new(Duration::from_secs(300));
-        assert_eq!(minutes(&waits, Timestamp::now() + HOUR), 5, "the clock was put back meanwhile");
-        assert_eq!(minutes(&waits, Timestamp::now() + HOUR / 30), 2);
-        assert!(minutes(&waits, Timestamp::now() - HOUR) < 0, "due");
-        assert!(minutes(&waits, Timestamp::MIN) < 0 && minutes(&waits, Timestamp::MAX) == 5);
+        let mut waits = Waits::new(Duration::from_secs(300));
+        assert_eq!(minutes(&mut waits, Timestamp::now() + HOUR), 5, "the clock was put back meanwhile");
+        assert_eq!(minutes(&mut waits, Timestamp::now() + HOUR / 30), 2);
+        assert!(minutes(&mut waits, Timestamp::now() - HOUR) < 0, "due");
+        assert!(minutes(&mut waits, Timestamp::MIN) < 0 && minutes(&mut waits, Timestamp::MAX) == 5);
     }
 
     #[test]
@@ -117,13 +136,13 @@ mod tests {
         let mut waits = Waits::new(Duration::from_secs(300));
         let wish = Timestamp::now() + HOUR;
         waits.tried(7, Some(wish));
-        assert_eq!(minutes(&waits, wish), 60, "the peer's own wish");
+        assert_eq!(minutes(&mut waits, wish), 60, "the peer's own wish");
         // As if the wall clock had been an hour ahead when it began, and was put right since.
         waits.known.insert(7, (wish, waits.now() + HOUR / 60));
-        assert_eq!(minutes(&waits, wish), 1, "it does not wait for the wall clock");
-        assert_eq!(minutes(&waits, wish + HOUR / 60), 5, "somebody changed it");
+        assert_eq!(minutes(&mut waits, wish), 1, "it does not wait for the wall clock");
+        assert_eq!(minutes(&mut waits, wish + HOUR / 60), 5, "somebody changed it");
         waits.tried(7, None);
-        assert_eq!(minutes(&waits, wish), 5, "it is forgotten");
+        assert_eq!(minutes(&mut waits, wish), 5, "it is forgotten");
         let shown = waits.shown(waits.due(wish)).duration_since(wish);
         assert!(shown.abs() < SignedDuration::from_secs(1), "{shown}");
     }

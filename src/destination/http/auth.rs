@@ -175,7 +175,8 @@ impl Tokens {
         if let Some(token) = token.as_ref().filter(|token| token.until > Instant::now()) {
             return Ok((token.value.clone(), false));
         }
-        let fetched = self.fetch().await?;
+        // What `on` says is about the answers of the destination itself: `500 = "sent"` must not be said of a token server.
+        let fetched = self.fetch().await.map_err(|error| SendError { then: Some(error.disposition()), ..error })?;
         let value = fetched.value.clone();
         *token = Some(fetched);
         Ok((value, true))
@@ -222,7 +223,8 @@ impl Tokens {
             200..=299 => {}
             408 | 425 | 429 | 500.. => {
                 let message = format!("{server}, where tokens come from, answered {status}");
-                let error = SendError::new(FaultClass::Status(status.as_u16()), message);
+                // The destination as a whole cannot be reached.
+                let error = SendError::new(FaultClass::Refused, message);
                 return Err(match retry_after(&answer.headers) {
                     Some(wait) => error.after(wait),
                     None => error,

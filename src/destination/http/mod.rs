@@ -114,6 +114,10 @@ impl Destination for Sender {
                 }
             }
         }
+        // Whoever is granted the right later needs a token that says so.
+        if let Some((value, _)) = token.filter(|_| answer.status == StatusCode::FORBIDDEN) {
+            self.forget(&value).await;
+        }
         self.judge(answer)
     }
 }
@@ -124,7 +128,14 @@ impl Sender {
         let unfit = |what: &str| SendError::new(FaultClass::Content, format!("{what} cannot be sent"));
         let property = |key: &str| outgoing.properties.get(key).map(String::as_str);
         let value = |text: &str, what: &str| HeaderValue::from_str(text).map_err(|_| unfit(what));
-        let target = property(property::TARGET).unwrap_or("/").parse().map_err(|_| unfit("this path"))?;
+        let queued = property(property::TARGET).zip(property(property::ID));
+        let (target, id) = queued.ok_or_else(|| {
+            SendError::new(
+                FaultClass::Content,
+                "this delivery was queued for a destination of another kind: reprocess its message",
+            )
+        })?;
+        let target = target.parse().map_err(|_| unfit("this path"))?;
         let mut headers = HeaderMap::new();
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
         for (key, text) in &outgoing.properties {
@@ -137,7 +148,7 @@ impl Sender {
             headers.insert(CONTENT_TYPE, value(content_type, "this content type")?);
         }
         // Two destinations of one channel may be one server. A full stop would not be allowed in an id that is signed.
-        let id = format!("{}-{}", property(property::ID).unwrap_or_default(), self.name.replace('.', "~"));
+        let id = format!("{id}-{}", self.name.replace('.', "~"));
         headers.insert(HeaderName::from_static("idempotency-key"), value(&id, "this id")?);
         if let Some(signer) = &self.signer {
             let timestamp = Timestamp::now().as_second();
@@ -210,9 +221,11 @@ impl Sender {
                 Fit::No => continue,
                 Fit::Unknown => {
                     let limit = self.options.max_response.bytes();
-                    return Err(fault(format!(
+                    let unknown = fault(format!(
                         "{server} answered {status} with more than the {limit} bytes of `max_response`: rule {number} of `responses` cannot be judged"
-                    )));
+                    ));
+                    // It has the message, perhaps: the same answer would come for ever.
+                    return Err(if status.is_success() { unknown.then(Disposition::Dead) } else { unknown });
                 }
                 Fit::Yes => format!("{server} answered {status}, and rule {number} of `responses` fits"),
             };
@@ -224,7 +237,7 @@ impl Sender {
         match status.as_u16() {
             200..=299 => Ok(Delivered { response }),
             300..=399 => Err(fault(format!(
-                "{server} answered {status}: redirects are not followed; write the new address into `url`"
+                "{server} answered {status}: redirects are not followed; write the new address into `url`, and reprocess what waits: it keeps its path"
             ))),
             401 => Err(fault(format!("{server} answered {status}: look at `auth`"))),
             407 => Err(fault(format!("{server} answered {status}: look at `proxy`"))),

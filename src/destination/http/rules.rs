@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use hyper::header::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -51,6 +52,8 @@ impl Rule {
         let Rule { header, pointer, equals, contains, .. } = self;
         if header.is_some() && pointer.is_some() {
             Some("has both `header` and `pointer`: a rule looks at one of them")
+        } else if header.as_ref().is_some_and(|name| HeaderName::try_from(name.as_str()).is_err()) {
+            Some("has a `header` that no header can be called")
         } else if equals.is_some() && contains.is_some() {
             Some("has both `equals` and `contains`")
         } else if pointer.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {

@@ -145,6 +145,7 @@ impl Connection {
             };
             let longest = if has_more { RECORD_TIMEOUT } else { Duration::ZERO };
             match timeout(longest, self.stream.read(&mut waiting)).await {
+                Ok(Ok(_)) if self.decoder.held_bytes() > MAX_ACK_BYTES => return false,
                 Ok(Ok(count)) if count > 0 => self.decoder.push(&waiting[..count]),
                 Ok(_) => return false,
                 Err(_) if has_more => return false,
@@ -261,6 +262,8 @@ fn read_waiting(stream: &TcpStream, decoder: &mut Decoder) -> bool {
     loop {
         match (&*SockRef::from(stream)).read(&mut waiting) {
             Ok(0) => return false,
+            // Whoever sends so much that nobody asked for is not to be kept.
+            Ok(_) if decoder.held_bytes() > MAX_ACK_BYTES => return false,
             Ok(count) => decoder.push(&waiting[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(_) => return false,

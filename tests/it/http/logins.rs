@@ -187,7 +187,7 @@ fn a_token_server_that_gives_none() {
         (
             || answer("503 Service Unavailable", "Retry-After: 7\r\n", ""),
             Disposition::Retry,
-            FaultClass::Status(503),
+            FaultClass::Refused,
             "where tokens come from, answered 503",
         ),
         (|| Reply::Close, Disposition::Retry, FaultClass::Reset, "closed the connection before it answered"),
@@ -195,7 +195,7 @@ fn a_token_server_that_gives_none() {
     for (reply, then, class, words) in cases {
         let (server, tokens) = (HttpServer::start(|_| ok()), HttpServer::start(move |_| reply()));
         let error = Sender::to(&server.url("/in"), &oauth2(&tokens.url("/"), "")).send(&adt()).unwrap_err();
-        assert_eq!((error.disposition(), error.class), (then, class), "{error}");
+        assert_eq!((error.then, error.class), (Some(then), class), "{error}");
         assert!(error.message.contains(words) && error.message.starts_with(&tokens.url("")), "{error}");
         assert!(error.response.is_none(), "what a token server answers is not kept");
         assert_eq!(error.retry_after.map(|wait| wait.as_secs()), words.contains("503").then_some(7));

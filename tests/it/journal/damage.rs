@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use labwire::journal::{DeliveryState, Disk, Journal, JournalError, MessageState, Query, Transformed};
+use labwire::journal::{DeliveryState, Disk, Journal, JournalError, MessageState, Query, Transformed, Verb};
 
 use super::support::{
-    arrival, at, attempt, body, content, copy, delivery, goes, id, open, open_small, reopen, waiting,
+    arrival, at, attempt, body, command, content, copy, delivery, goes, id, open, open_small, reopen, waiting,
 };
 
 const MAGIC: &[u8] = &[0xA7, b'L', b'W', b'J'];
@@ -363,4 +363,35 @@ async fn verify_finds_what_is_damaged_and_nothing_else() {
     }
     std::fs::remove_file(segment(folder.path(), 3)).expect("removed");
     assert_eq!(look(folder.path()), ["segment 3 is missing: what it held is lost"]);
+}
+
+/// As in a backup that was made while rosters were sealed: what happens afterwards must not be taken for known.
+#[tokio::test]
+async fn a_roster_that_knows_more_than_the_segments_is_made_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open_small(folder.path());
+    for n in 1..=40 {
+        let _ = disk.receive(arrival(n, "a")).await.expect("a receipt");
+        disk.transformed(id(n), at(n), Transformed::Queued, vec![goes(n, "x")]).await.expect("kept");
+        // The first one waits, so that its roster is sealed late.
+        if n > 1 {
+            disk.attempted(delivery(n, "x"), attempt(n, DeliveryState::Sent)).await.expect("kept");
+        }
+    }
+    disk.close().await.expect("it closes");
+    drop(disk);
+    assert!(segment(folder.path(), 1).with_extension("idx").exists());
+    (3..100).for_each(|number| drop(std::fs::remove_file(segment(folder.path(), number))));
+    std::fs::remove_dir_all(folder.path().join("index")).expect("removed");
+
+    let disk = open_small(folder.path());
+    let mut resent = Vec::new();
+    for n in 2..=40 {
+        if disk.command(delivery(n, "x"), command(Verb::Resend, n)).await.is_ok() {
+            resent.push(id(n));
+        }
+    }
+    assert!(resent.len() > 2);
+    let waits = waiting(&disk, "a", "x");
+    assert!(resent.iter().all(|id| waits.contains(id)), "{resent:?} were resent, {waits:?} wait");
 }
