@@ -5,7 +5,7 @@
 //! forgery). Redirects are answers like any other. No setting comes from the environment.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,12 @@ use hyper::http::uri::{PathAndQuery, Uri};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::dial::{DialError, dial};
 use super::networks::Networks;
 use super::tls::{self, Stream, TlsError};
 use crate::config::{HostPort, WebOrigin, is_public};
@@ -227,6 +228,17 @@ fn of_hyper(error: hyper::Error) -> Fault {
     Fault::Closed(source.map(|error| io::Error::from(error.kind())))
 }
 
+impl From<DialError> for Fault {
+    fn from(error: DialError) -> Fault {
+        match error {
+            DialError::NoSuchName(error) => Fault::NoSuchName(error),
+            DialError::NotAllowed(address) => Fault::NotAllowed(address.ip()),
+            DialError::NotConnected(error) => Fault::NotConnected(error),
+            DialError::Timeout => Fault::ConnectTimeout,
+        }
+    }
+}
+
 impl Route {
     fn request(&self, ask: &Ask) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(ask.body.clone()));
@@ -248,7 +260,7 @@ impl Route {
 
     async fn connect(&self) -> Result<Connection, Fault> {
         let deadline = Instant::now() + self.connect_timeout;
-        let stream = timeout_at(deadline, self.open()).await.unwrap_or(Err(Fault::ConnectTimeout))?;
+        let stream = timeout_at(deadline, self.open(deadline)).await.unwrap_or(Err(Fault::ConnectTimeout))?;
         let stream = match self.tls.as_ref().filter(|_| self.origin.is_https) {
             Some(tls) => match timeout_at(deadline, tls.connect(stream, &self.origin.at.host)).await {
                 Ok(connected) => connected.map_err(Fault::Tls)?,
@@ -269,33 +281,14 @@ impl Route {
     }
 
     /// A connection that reaches the server, in the clear so far.
-    async fn open(&self) -> Result<TcpStream, Fault> {
+    async fn open(&self, deadline: Instant) -> Result<TcpStream, Fault> {
         let at = self.proxy.as_ref().map_or(&self.origin.at, |proxy| &proxy.at);
-        let mut stream = self.dial(at).await?;
+        let mut stream = dial(at, deadline, |address| Route::permits(&self.networks, address.ip())).await?;
         super::tune(&stream);
         if let Some(proxy) = self.proxy.as_ref().filter(|_| self.origin.is_https) {
             self.tunnel(proxy, &mut stream).await?;
         }
         Ok(stream)
-    }
-
-    /// Connects to the first address of the name that is allowed and answers.
-    async fn dial(&self, at: &HostPort) -> Result<TcpStream, Fault> {
-        let found = lookup_host((at.host.as_str(), at.port)).await.map_err(Fault::NoSuchName)?;
-        let (allowed, refused): (Vec<SocketAddr>, Vec<SocketAddr>) =
-            found.partition(|found| Route::permits(&self.networks, found.ip()));
-        let mut last = None;
-        for candidate in &allowed {
-            match TcpStream::connect(candidate).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(match (last, refused.first()) {
-            (Some(error), _) => Fault::NotConnected(error),
-            (None, Some(refused)) => Fault::NotAllowed(refused.ip()),
-            (None, None) => Fault::NoSuchName(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
-        })
     }
 
     /// Whether this address may be connected to.

@@ -1,5 +1,6 @@
 //! What two or more connectors share.
 
+pub(crate) mod dial;
 pub(crate) mod http;
 pub mod networks;
 pub mod ssh;

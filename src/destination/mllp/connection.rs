@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
@@ -14,6 +14,7 @@ use crate::config::HostPort;
 use crate::hl7::{AckCode, AckReply, ReplyCode};
 use crate::mllp::{Decoder, Event, Protocol};
 use crate::net;
+use crate::net::dial::{DialError, dial};
 use crate::net::tls::{self, Stream, TlsError};
 
 /// The largest acknowledgement taken.
@@ -88,21 +89,12 @@ impl Connection {
         tls: Option<&tls::Client>,
     ) -> Result<Connection, Fault> {
         let deadline = Instant::now() + longest;
-        let connecting = async {
-            let found = lookup_host((address.host.as_str(), address.port)).await.map_err(Fault::NoSuchName)?;
-            let mut last = None;
-            for candidate in found {
-                match TcpStream::connect(candidate).await {
-                    Ok(stream) => return Ok(stream),
-                    Err(error) => last = Some(error),
-                }
-            }
-            Err(last.map_or_else(
-                || Fault::NoSuchName(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
-                Fault::NotConnected,
-            ))
-        };
-        let stream = timeout_at(deadline, connecting).await.map_err(|_| Fault::ConnectTimeout)??;
+        // The channel file names the peer: there is no address that it may not mean.
+        let stream = dial(address, deadline, |_| true).await.map_err(|error| match error {
+            DialError::NoSuchName(error) => Fault::NoSuchName(error),
+            DialError::NotAllowed(_) | DialError::Timeout => Fault::ConnectTimeout,
+            DialError::NotConnected(error) => Fault::NotConnected(error),
+        })?;
         net::tune(&stream);
         let stream = match tls {
             Some(tls) => match timeout_at(deadline, tls.connect(stream, &address.host)).await {
