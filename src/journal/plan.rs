@@ -48,7 +48,7 @@ pub(super) enum Work {
     Forget {
         shelf: u64,
     },
-    /// So many bytes of older segments were given back. All that was asked for before has been done by then.
+    /// So many bytes of older segments were given back. All that was asked for before has been done by then, and is on the disk.
     GaveBack {
         bytes: u64,
     },

@@ -143,6 +143,11 @@ impl Appender {
         Place { segment: self.number, offset: self.end }
     }
 
+    /// Whether something was added since the last sync.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.is_unsynced
+    }
+
     /// Bytes that pruning gave back.
     pub(super) fn forget(&mut self, bytes: u64) {
         self.before = self.before.saturating_sub(bytes);

@@ -85,12 +85,21 @@ impl Disk {
         }
         let (shared, shelf) = (self.shared.clone(), shelf.clone());
         if prune.dry_run {
-            return blocking(move || shared.strip(&shelf, true)).await;
+            return blocking(move || shared.would_strip(&shelf)).await;
         }
         self.check_room(shelf.segment())?;
         let going = self.going(shelf.segment()).await?;
+        let number = shelf.segment();
+        let copied = blocking({
+            let shared = shared.clone();
+            move || shared.copy_without_content(&shelf)
+        })
+        .await?;
+        let Some(copied) = copied else { return Ok(Done::default()) };
+        // It was looked at what is finished: that must be on the disk before the content goes.
+        self.submit(Work::GaveBack { bytes: 0 }, 0).await?;
         let done = blocking(move || {
-            let done = shared.strip(&shelf, false);
+            let done = shared.exchange(number, copied);
             drop(going);
             done
         })
@@ -160,47 +169,69 @@ impl Shared {
         Ok(())
     }
 
-    fn strip(&self, shelf: &Sealed, dry_run: bool) -> Result<Done, JournalError> {
+    fn keeps(&self, shelf: &Sealed) -> Result<Keeps<'_>, JournalError> {
+        let unfinished = self.unfinished(shelf)?.into_iter().collect();
+        Ok(Keeps { shared: self, unfinished, foreign: shelf.foreign()?.into_iter().collect() })
+    }
+
+    /// What removing a segment's content would give back.
+    fn would_strip(&self, shelf: &Sealed) -> Result<Done, JournalError> {
+        let number = shelf.segment();
+        let path = segments::path(&self.segments, number);
+        let source = self.reader.segment(number)?;
+        let before = source.file().metadata().map_err(unreadable("removing the content", &path))?.len();
+        let (_, bytes, _, messages) = self.keeps(shelf)?.copy(&source, io::sink(), number, &path)?;
+        Ok(done(messages, before, bytes))
+    }
+
+    /// Writes what is left of a segment beside it. None where nothing of it can go now.
+    fn copy_without_content(&self, shelf: &Sealed) -> Result<Option<Copied>, JournalError> {
         let number = shelf.segment();
         let path = segments::path(&self.segments, number);
         let refused = || unreadable("removing the content", &path);
         let source = self.reader.segment(number)?;
-        let keeps = Keeps {
-            shared: self,
-            unfinished: self.unfinished(shelf)?.into_iter().collect(),
-            foreign: shelf.foreign()?.into_iter().collect(),
-        };
         let before = source.file().metadata().map_err(refused())?.len();
-        if dry_run {
-            let (_, bytes, _, messages) = keeps.copy(&source, io::sink(), number, &path)?;
-            return Ok(done(messages, before, bytes));
-        }
         let new = path.with_extension(NEW);
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
         let out = BufWriter::with_capacity(256 << 10, file.map_err(refused())?);
-        let written = keeps.copy(&source, out, number, &path).and_then(|(mut out, bytes, tail, messages)| {
-            out.flush().and_then(|()| out.get_ref().sync_all()).map_err(refused())?;
-            Ok((bytes, tail, messages))
-        });
-        let (bytes, tail, messages) = match written {
-            // Nothing of it can go now.
+        let written =
+            self.keeps(shelf)?.copy(&source, out, number, &path).and_then(|(mut out, bytes, tail, messages)| {
+                out.flush().and_then(|()| out.get_ref().sync_all()).map_err(refused())?;
+                Ok((bytes, tail, messages))
+            });
+        match written {
             Ok((.., None)) if matches!(*source, Segment::Stripped(_)) => {
                 folder::remove(&new)?;
-                return Ok(Done::default());
+                Ok(None)
             }
-            Ok(written) => written,
+            Ok((bytes, tail, messages)) => {
+                Ok(Some(Copied { kept: tail.kept, bytes, done: done(messages, before, bytes) }))
+            }
             Err(error) => {
                 let _ = std::fs::remove_file(&new);
-                return Err(error);
+                Err(error)
             }
-        };
-        std::fs::rename(&new, &path).map_err(refused())?;
+        }
+    }
+
+    /// Lets what was copied take the segment's place.
+    fn exchange(&self, number: u64, copied: Copied) -> Result<Done, JournalError> {
+        let path = segments::path(&self.segments, number);
+        let Copied { kept, bytes, done } = copied;
+        std::fs::rename(path.with_extension(NEW), &path).map_err(unreadable("removing the content", &path))?;
         self.reader.forget(number);
         self.recent.forget(number);
-        self.stripping().stripped.insert(number, Left { kept: tail.kept, bytes });
+        self.stripping().stripped.insert(number, Left { kept, bytes });
         sync_folder(&self.segments)?;
-        Ok(done(messages, before, bytes))
+        Ok(done)
     }
+}
+
+/// What is left of a segment, in a file beside it.
+struct Copied {
+    kept: u64,
+    bytes: u64,
+    done: Done,
 }
 
 fn done(messages: Option<u64>, before: u64, bytes: u64) -> Done {

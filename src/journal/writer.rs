@@ -214,7 +214,7 @@ impl Writer {
             Work::Forget { shelf } => self.forget(*shelf),
             Work::GaveBack { bytes } => {
                 self.appender.forget(*bytes);
-                Ok(())
+                self.sync()
             }
             _ => Ok(()),
         }
@@ -268,9 +268,7 @@ impl Writer {
         if events.iter().all(|appended| appended.event.leads_nowhere()) {
             self.appender.write_out()?;
         } else {
-            self.appender.sync()?;
-            *shared.end.lock().unwrap_or_else(PoisonError::into_inner) = self.appender.end();
-            shared.syncs.fetch_add(1, Relaxed);
+            self.sync()?;
         }
         let start = events[0].place;
         shared.appended.fetch_add(events.len() as u64, Relaxed);
@@ -282,6 +280,16 @@ impl Writer {
             shared.recent.keep(place, *event, bodies, read);
         }
         if late.is_empty() { Ok(()) } else { self.note(&mut ledger, late) }
+    }
+
+    /// Makes everything durable that was appended, if anything was.
+    fn sync(&mut self) -> Result<(), JournalError> {
+        if self.appender.is_unsynced() {
+            self.appender.sync()?;
+            *self.shared.end.lock().unwrap_or_else(PoisonError::into_inner) = self.appender.end();
+            self.shared.syncs.fetch_add(1, Relaxed);
+        }
+        Ok(())
     }
 
     /// Makes changes to the index, with the checkpoint at which they hold.
