@@ -85,6 +85,13 @@ impl WebUrl {
         let target = target(&text[length..]).map_err(|what| (format!("`{text}`: {what}"), HELP.to_owned()))?;
         Ok(WebUrl { origin, target })
     }
+
+    /// Whether what is sent there can be read on the way: no TLS is spoken, and it is not this machine itself.
+    pub(crate) fn is_in_the_clear(&self) -> bool {
+        let host = self.origin.at.host.as_str();
+        let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        !self.origin.is_https && !is_here
+    }
 }
 
 /// What follows the host, as a request line takes it (RFC 9112 §3.2.1): it begins with `/` and holds neither blanks nor what must

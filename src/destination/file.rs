@@ -194,6 +194,14 @@ mod tests {
         assert_eq!(names, ["m.hl7"], "no temporary file is left");
     }
 
+    #[tokio::test]
+    async fn what_was_queued_for_another_kind_of_destination_is_not_sent() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut destination = Folder { base: folder.path().to_owned() };
+        let error = destination.send(&Outgoing::default()).await.expect_err("no name");
+        assert_eq!(error.class, FaultClass::Content);
+    }
+
     #[test]
     fn two_messages_of_one_name_are_not_written_into_one_another() {
         let folder = tempfile::tempdir().expect("a folder");

@@ -14,6 +14,7 @@ use labwire::message::{Body, Format, Message, MessageIds, Meta, Origin};
 use tokio::runtime::Runtime;
 
 use crate::support::eventually::eventually;
+use crate::support::half_open::Silent;
 use crate::support::options;
 use crate::support::peer::{Do, Log, Peer};
 use crate::support::python;
@@ -218,12 +219,8 @@ fn a_peer_that_cannot_be_reached() {
         assert!(error.message.starts_with(&format!("{address}: {words}")), "{error}");
     }
     // A full backlog: the system neither accepts nor refuses.
-    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    full.listen(0).unwrap();
-    let address = full.local_addr().unwrap().as_socket().unwrap();
-    let _fill: Vec<_> =
-        (0..3).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))).collect();
+    let silent = Silent::listen();
+    let address = silent.address;
     let error = Sender::to(&address.to_string(), "connect_timeout = \"200ms\"").try_send(&adt("k1")).unwrap_err();
     assert_eq!(
         (error.disposition(), error.message),

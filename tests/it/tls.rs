@@ -150,6 +150,7 @@ fn a_certificate_is_bound_to_what_its_owner_may_send() {
         let answer = peer.send(&message(id, application, facility));
         assert_eq!(field(&answer, "MSA", 1), code, "{answer}");
         assert!(field(&answer, "MSA", 3).starts_with(why), "{answer}");
+        assert_eq!(answer.contains("ERR|||207^"), code == "AR", "{answer}");
     }
     assert_eq!(rig.messages("&state=rejected").len(), 2, "what was tried is kept");
     let (mut peer, _) = TlsPeer::connect(&client(&rig, Some("pinned")));

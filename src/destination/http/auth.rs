@@ -17,7 +17,7 @@ use url::form_urlencoded;
 use super::AGENT;
 use super::explain::{describe, retry_after};
 use crate::config::{BuildError, Secret, WebUrl};
-use crate::destination::{FaultClass, SendError};
+use crate::destination::{Disposition, FaultClass, SendError};
 use crate::net::http::{Answer, Ask, Client, Route, basic, secret_value};
 
 /// The largest answer of a token server that is read.
@@ -75,7 +75,7 @@ pub(super) struct OAuth2 {
     scope: Option<String>,
     /// Further parameters of the request for a token, as in { audience = "https://lis.example" }.
     #[serde(default)]
-    parameters: BTreeMap<String, String>,
+    pub(super) parameters: BTreeMap<String, String>,
     /// Where id and secret are written: "header" (as a basic login; the default) or "body".
     #[serde(default)]
     credentials: Credentials,
@@ -171,7 +171,13 @@ impl Tokens {
     /// The value of `Authorization`, and whether it was fetched just now.
     pub(super) async fn get(&mut self) -> Result<(HeaderValue, bool), SendError> {
         let shared = self.options.token.clone();
-        let mut token = shared.lock().await;
+        // Another attempt may be fetching one, and take as long as a fetch may take.
+        let patience = self.client.route().connect_timeout + self.longest;
+        let Ok(mut token) = tokio::time::timeout(patience, shared.lock()).await else {
+            let server = &self.options.token_url.origin;
+            let message = format!("{server}, where tokens come from, has not answered another attempt yet");
+            return Err(SendError::new(FaultClass::Timeout, message).then(Disposition::Retry));
+        };
         if let Some(token) = token.as_ref().filter(|token| token.until > Instant::now()) {
             return Ok((token.value.clone(), false));
         }

@@ -29,6 +29,7 @@ const RESERVED: &[(&str, &str)] = &[
     ("connection", "Labwire writes it"),
     ("content-length", "Labwire writes it"),
     ("content-type", "write `content_type`"),
+    ("cookie", "what lets us in goes into `auth.api_key`, its secret into a file or the environment"),
     ("expect", "Labwire does not wait before it sends"),
     ("host", "it follows from `url`"),
     ("idempotency-key", "Labwire writes it: the same at every attempt"),
@@ -37,10 +38,14 @@ const RESERVED: &[(&str, &str)] = &[
     ("trailer", "Labwire writes it"),
     ("transfer-encoding", "Labwire writes it"),
     ("upgrade", "Labwire writes it"),
+    ("x-api-key", "a key goes into `auth.api_key`, its secret into a file or the environment"),
     ("webhook-id", "`sign` writes it"),
     ("webhook-signature", "`sign` writes it"),
     ("webhook-timestamp", "`sign` writes it"),
 ];
+
+/// Those of them that an `api_key` may be sent in.
+const IS_A_KEY: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
@@ -161,6 +166,11 @@ pub(super) fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
     Some(Box::new(options))
 }
 
+/// Parameters of a request for a token whose values are secrets (RFC 6749 §2.3.1, §4.3.2; RFC 7521 §4.2).
+fn is_secret(parameter: &str) -> bool {
+    ["client_secret", "client_assertion", "password"].contains(&parameter)
+}
+
 fn header_problem(name: &str) -> Option<(&'static str, &'static str)> {
     let lower = name.to_ascii_lowercase();
     if HeaderName::try_from(name).is_err() {
@@ -232,8 +242,15 @@ impl Options {
         let auth = self.auth.as_ref();
         wrong(auth.is_some_and(|auth| auth.count() != 1), "auth", "needs one kind of login in `auth`", one);
         let key = auth.and_then(|auth| auth.api_key.as_ref()).map(|key| key.header.to_ascii_lowercase());
-        let bad = key.is_some_and(|key| key != "authorization" && header_problem(&key).is_some());
+        let bad = key.is_some_and(|key| !IS_A_KEY.contains(&&*key) && header_problem(&key).is_some());
         wrong(bad, "auth", "has an `api_key` whose `header` cannot be", "a header's name, as in \"X-API-Key\"");
+        let oauth2 = auth.and_then(|auth| auth.oauth2.as_ref());
+        let in_the_clear = oauth2.is_some_and(|oauth2| oauth2.token_url.is_in_the_clear());
+        let help = "RFC 6749 §3.2 asks for https; in the clear a token may only come from this machine itself";
+        wrong(in_the_clear, "auth", "would send its `client_secret` in the clear", help);
+        let parameter = oauth2.and_then(|oauth2| oauth2.parameters.keys().find(|name| is_secret(name)));
+        let problem = format!("has a secret in `oauth2.parameters`: `{}`", parameter.map_or("", String::as_str));
+        wrong(parameter.is_some(), "auth", &problem, "secrets stand in files or in the environment");
         let unsigned = self.sign.as_ref().is_some_and(|sign| sign.standard_webhooks.is_empty());
         wrong(unsigned, "sign", "signs with no secret", "write `sign = { standard_webhooks = [{ file = \"path\" }] }`");
         let half = self.proxy.as_ref().is_some_and(|proxy| proxy.user.is_some() != proxy.password.is_some());

@@ -29,12 +29,13 @@ pub(super) struct Sender {
 }
 
 impl Clients {
-    /// What the owner of this certificate may send; none for a stranger. A name is looked for among the host names, then as the
-    /// common name.
+    /// What the owner of this certificate may send; none for a stranger. The common name counts only where the certificate has no
+    /// host names (RFC 6125 §6.4.4): an authority that vets these need not have looked at it.
     pub(super) fn sender(&self, certificate: &Facts) -> Option<&Sender> {
         let known = |name: &str| self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         // A name that looks like a fingerprint is none: whoever issued it may not know what it means here.
-        let names = certificate.names.iter().chain(&certificate.common_name).filter(|name| !is_pin(name));
+        let common_name = certificate.common_name.iter().filter(|_| certificate.names.is_empty());
+        let names = certificate.names.iter().chain(common_name).filter(|name| !is_pin(name));
         let found = names.map(String::as_str).find_map(known).or_else(|| known(&certificate.pin()));
         found.map(|(_, sender)| sender)
     }
@@ -106,7 +107,12 @@ impl<'de> Deserialize<'de> for Values {
         let value = Spanned::<toml::Value>::deserialize(deserializer)?;
         let values: Vec<String> = match value.get_ref() {
             toml::Value::String(text) => vec![text.clone()],
-            toml::Value::Array(items) => items.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect(),
+            toml::Value::Array(items) => {
+                if items.iter().any(|item| !item.is_str()) {
+                    report(value.span(), "these are not all texts", "", Some("write each in quotes".to_owned()));
+                }
+                items.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect()
+            }
             _ => vec![],
         };
         if values.is_empty() {
@@ -159,6 +165,7 @@ mod tests {
             (facts(&[], "ward 7", 0), Some("W")),
             (facts(&[], "x", 7), Some("P")),
             (facts(&["x.example"], "x", 0), None),
+            (facts(&["x.example"], "ward 7", 0), None),
             (facts(&["b.a.example", "*.example"], "", 0), None),
             (facts(&[&pin], &pin, 0), None),
         ] {

@@ -25,7 +25,6 @@ use crate::message::{Body, MessageId};
 mod error_code {
     pub(super) const SEGMENT_SEQUENCE: u16 = 100;
     pub(super) const DATA_TYPE: u16 = 102;
-    pub(super) const TABLE_VALUE: u16 = 103;
     pub(super) const INTERNAL: u16 = 207;
 }
 
@@ -84,7 +83,7 @@ impl Judged {
     pub(super) fn of_another(self, sender: &Sender) -> Judged {
         match self.header.as_ref().filter(|_| self.rejection.is_none()).and_then(|header| sender.objection(header)) {
             Some(reason) => {
-                let rejection = Some(Rejection { reason: reason.to_owned(), error: error_code::TABLE_VALUE });
+                let rejection = Some(Rejection { reason: reason.to_owned(), error: error_code::INTERNAL });
                 Judged { rejection, body: None, ..self }
             }
             None => self,

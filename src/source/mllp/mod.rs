@@ -82,7 +82,7 @@ struct Mllp {
     /// Certificate and key for TLS, and the authority of clients' certificates where clients need one. Without it, what comes in
     /// is in the clear.
     tls: Option<ServerTls>,
-    /// The clients that may connect, by a name in their certificates (a host name, the common name, or "sha256:" and the
+    /// The clients that may connect, by a name in their certificates (a host name, the common name where there is none, or "sha256:" and the
     /// fingerprint), with what they may write into MSH-3 and MSH-4. A message of another sender is answered AR. Without it, every
     /// client with a certificate of `client_ca` may connect and send in any name.
     #[schemars(with = "Option<Clients>")]

@@ -1,6 +1,6 @@
 //! What servers answer, and what becomes of the delivery.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{Shutdown, TcpListener};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,6 +10,7 @@ use labwire::message::Format;
 use super::{ADT, HERE, Sender, adt, channel, message_of};
 use crate::lanes::{lane, message, send};
 use crate::support::eventually::eventually;
+use crate::support::half_open::{Silent, read_head};
 use crate::support::http_server::{HttpServer, Reply, answer, ok};
 use crate::support::options;
 use crate::support::peer::{Do, Peer};
@@ -125,12 +126,8 @@ fn connections_that_go_wrong() {
 /// A full backlog: the system neither accepts nor refuses.
 #[test]
 fn a_connection_that_does_not_come_about_in_time() {
-    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    full.listen(0).unwrap();
-    let address = full.local_addr().unwrap().as_socket().unwrap();
-    let _fill: Vec<_> =
-        (0..3).map(|_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100))).collect();
+    let silent = Silent::listen();
+    let address = silent.address;
     let started = Instant::now();
     let error = Sender::to(&format!("http://{address}/"), "connect_timeout = \"200ms\"").send(&adt()).unwrap_err();
     assert_eq!(
@@ -210,12 +207,7 @@ fn an_answer_that_comes_before_the_whole_request_was_taken_counts() {
     let url = format!("http://{}/in", listener.local_addr().unwrap());
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
-        }
+        read_head(&mut stream);
         let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         stream.write_all(answer).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();

@@ -1,6 +1,6 @@
 //! Logins, signatures and proxies.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,7 @@ use super::answers::Case;
 use super::{ADT, Sender, adt, channel};
 use crate::lanes::{lane, send};
 use crate::support::eventually::eventually;
+use crate::support::half_open::read_head;
 use crate::support::http_server::{HttpServer, Reply, answer, ok};
 use crate::support::rig::Rig;
 
@@ -334,14 +335,9 @@ fn a_tunnel_is_asked_for_before_tls() {
         );
         let proxy = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.push(byte[0]);
-            }
+            let head = read_head(&mut stream);
             stream.write_all(reply.as_bytes()).unwrap();
-            String::from_utf8(head).unwrap()
+            head
         });
         let error = Sender::to("https://lis.example/in", &options).send(&adt()).unwrap_err();
         assert_eq!(error.class, class, "{error}");

@@ -1,5 +1,8 @@
 //! What is sent: method, URL, headers and content.
 
+use bytes::Bytes;
+use labwire::destination::FaultClass;
+use labwire::journal::Outgoing;
 use labwire::message::Format;
 
 use super::{ADT, Sender, adt, channel, message_of};
@@ -15,6 +18,16 @@ fn request(format: Format, content: &str, options: &str) -> Seen {
     let mut sender = Sender::to(&server.url("/in"), options);
     sender.send(&message_of(format, content)).unwrap();
     server.seen().pop().unwrap()
+}
+
+#[test]
+fn what_was_queued_for_another_kind_of_destination_is_not_sent() {
+    let server = HttpServer::start(|_| ok());
+    let outgoing = Outgoing { content: Bytes::from_static(b"MSH|"), ..Outgoing::default() };
+    let error = Sender::to(&server.url("/in"), "").attempt(&outgoing).unwrap_err();
+    assert_eq!(error.class, FaultClass::Content);
+    assert!(error.message.contains("reprocess its message"), "{error}");
+    assert!(server.seen().is_empty());
 }
 
 #[test]

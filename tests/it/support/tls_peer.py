@@ -14,6 +14,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 import warnings
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -68,9 +69,21 @@ def acknowledge(made, plain, number, options):
         say(f"ERROR {error}")
 
 
+def listen(port):
+    """A port that was given up just now may be another test's for a moment."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 def serve(options):
     made = context(True, options)
-    listener = socket.create_server(("127.0.0.1", options.get("port", 0)))
+    listener = listen(options.get("port", 0))
     say(listener.getsockname()[1])
     number = 0
     while True:
