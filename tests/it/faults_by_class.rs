@@ -147,7 +147,8 @@ fn what_is_too_old_is_a_dead_letter() {
         let story = rig.story(message(&rig, "A1")["id"].as_str().unwrap());
         let time = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         let age = time(&delivery["finished_at"]).duration_since(time(&story["received_at"])).as_millis();
-        assert!((400..5000).contains(&age), "{age} ms");
+        // An attempt's duration is kept in whole milliseconds: what is left over is missing at its end.
+        assert!((399..5000).contains(&age), "{age} ms");
         peer.answer_with("AA");
         send(&rig, &["A2"]);
         rig.wait_for("sent", 1);
