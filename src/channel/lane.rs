@@ -12,6 +12,7 @@
 //! - One task for the whole lane: at thousands of deliveries a second, waking another task for each costs more than sending it.
 
 mod judge;
+mod pace;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::judge::{Policy, Verdict};
+use self::pace::Pace;
 pub use self::status::{HeldBy, LaneStatus};
 use self::waits::Waits;
 use self::window::{Gate, Window};
@@ -134,6 +136,7 @@ struct Ended {
     started_at: Timestamp,
     began: Instant,
     result: Result<Delivered, SendError>,
+    to: Option<String>,
 }
 
 /// An attempt that the journal keeps, or not.
@@ -154,6 +157,7 @@ struct Dispatcher {
     /// Times in the window are lane time.
     window: Window,
     waits: Waits,
+    pace: Pace,
     /// What the window does not know of yet.
     seen: (u64, u64),
     is_stale: bool,
@@ -182,6 +186,7 @@ impl Dispatcher {
             policy: Policy { rules: dispatch.on.clone(), retry: *retry, on_poison: dispatch.on_poison },
             window: Window::new(keyed, parallel),
             waits: Waits::new(retry.longest.get()),
+            pace: Pace::new(dispatch.rate),
             connectors: (0..parallel).map(|_| None).collect(),
             seen: (0, 0),
             is_stale: false,
@@ -284,8 +289,9 @@ impl Dispatcher {
 
     /// Begins attempts at all that may leave now.
     fn dispatch(&mut self) -> Result<(), JournalError> {
-        while self.unsynced() < UNSYNCED {
+        while self.unsynced() < UNSYNCED && self.pace.wait(Instant::now()).is_zero() {
             let Some((queued, read_at)) = self.window.next(self.waits.now(), self.gate()) else { break };
+            self.pace.begins(Instant::now());
             let place = queued.sequence;
             if let Err(error) = self.begin(queued, read_at) {
                 self.window.back(place, None, Instant::now());
@@ -320,14 +326,15 @@ impl Dispatcher {
                 let (spec, at) = (self.spec.clone(), self.at);
                 self.attempts.push(Box::pin(async move {
                     let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
-                    Ended { connector, queued, started_at, began, result }
+                    let to = connector.as_ref().and_then(|destination| destination.used());
+                    Ended { connector, queued, started_at, began, result, to }
                 }));
                 Ok(())
             }
             // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
             Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
                 let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
-                self.settle(Ended { connector, queued, started_at, began, result });
+                self.settle(Ended { connector, queued, started_at, began, result, to: None });
                 Ok(())
             }
             Err(error) => {
@@ -360,13 +367,14 @@ impl Dispatcher {
             .window
             .next_due(self.gate())
             .filter(|_| !is_full)
-            .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO));
+            .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO))
+            .map(|due| due.max(self.pace.wait(Instant::now())));
         [waits, due, self.gathering_time()].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
     /// Judges an attempt and hands it to the journal.
     fn settle(&mut self, ended: Ended) {
-        let Ended { connector, queued, started_at, began, result } = ended;
+        let Ended { connector, queued, started_at, began, result, to } = ended;
         self.connectors.push(connector);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let attempt = Attempt {
@@ -377,6 +385,7 @@ impl Dispatcher {
             error: None,
             counted: true,
             holds: false,
+            to,
             response: None,
         };
         let in_a_row = self.down.as_ref().map_or(0, |down| down.in_a_row);

@@ -89,6 +89,31 @@ impl ByteSize {
     }
 }
 
+/// How often something may happen, written `"50/s"`, `"10/m"` or `"100/h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    count: u32,
+    period: Duration,
+}
+
+impl Rate {
+    /// The time from one to the next.
+    pub fn interval(self) -> std::time::Duration {
+        self.period.get() / self.count
+    }
+
+    fn parse(text: &str) -> Option<Rate> {
+        let (count, unit) = text.split_once('/')?;
+        let period = Duration::from_secs(match unit.trim() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            _ => return None,
+        });
+        count.trim().parse().ok().filter(|count| *count > 0).map(|count| Rate { count, period })
+    }
+}
+
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
@@ -104,7 +129,8 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    fn parse(text: &str) -> Result<HostPort, &'static str> {
+    /// Reads `host:port`; the error is help.
+    pub(crate) fn parse(text: &str) -> Result<HostPort, &'static str> {
         let (host, port) = text.rsplit_once(':').ok_or("write host and port, as in \"mirth.example:6661\"")?;
         if host.is_empty() || host.contains(['/', ' ', '@']) || (host.contains(':') && !host.starts_with('[')) {
             return Err("write host and port, as in \"mirth.example:6661\" or \"[::1]:6661\"");
@@ -212,6 +238,14 @@ string_value!(
     "A number of bytes: \"512KiB\", \"16MiB\"."
 );
 string_value!(
+    Rate,
+    Rate { count: 1, period: Duration::from_secs(1) },
+    |text| Rate::parse(text).ok_or_else(|| {
+        (format!("`{text}` is not a rate"), "a number and s, m or h, as in \"50/s\" or \"10/m\"".to_owned())
+    }),
+    "How many in which time: \"50/s\", \"10/m\", \"100/h\"."
+);
+string_value!(
     HostPort,
     HostPort { host: "invalid".to_owned(), port: 1 },
     |text| HostPort::parse(text).map_err(|help| (format!("`{text}` is not an address to connect to"), help.to_owned())),
@@ -260,6 +294,18 @@ mod tests {
         }
         for text in ["", "16", "MiB", "16mib", "-1B", "99999999999GiB"] {
             assert_eq!(ByteSize::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, millis) in
+            [("50/s", Some(20)), ("1/m", Some(60_000)), ("30 / m", Some(2_000)), ("2/h", Some(1_800_000))]
+        {
+            assert_eq!(Rate::parse(text).map(|rate| rate.interval().as_millis()), millis, "{text}");
+        }
+        for text in ["", "50", "/s", "0/s", "-1/s", "1/d", "1.5/s", "99999999999/s"] {
+            assert_eq!(Rate::parse(text), None, "{text}");
         }
     }
 

@@ -83,6 +83,8 @@ pub enum FaultClass {
     Ar,
     /// Commit reject: MSA-1 is CR.
     Cr,
+    /// Negative commit acknowledgement of MLLP release 2.
+    Nak,
     /// An HTTP status that is no success.
     Status(u16),
     /// The folder is not there.
@@ -139,6 +141,7 @@ pub const FAULTS: &[Fault] = &[
     fault("CE", Disposition::Retry, false, "the peer answered CE: commit error"),
     fault("AR", Disposition::Dead, false, "the peer answered AR: application reject"),
     fault("CR", Disposition::Dead, false, "the peer answered CR: commit reject"),
+    fault("NAK", Disposition::Retry, false, "the peer answered NAK: it could not keep the message (MLLP release 2)"),
     fault("3xx", Disposition::Pause, true, "the address has moved"),
     fault("401", Disposition::Pause, true, "the peer refuses the login"),
     fault("403", Disposition::Pause, true, "the peer says that this login may not do that"),
@@ -179,6 +182,7 @@ impl FaultClass {
             FaultClass::Ce => "CE",
             FaultClass::Ar => "AR",
             FaultClass::Cr => "CR",
+            FaultClass::Nak => "NAK",
             FaultClass::Folder => "folder",
             FaultClass::Permission => "permission",
             FaultClass::Full => "full",

@@ -18,7 +18,7 @@ use crate::message::Message;
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
-    &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
+    &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
 
 mod fault;
 mod file;
@@ -79,6 +79,11 @@ pub trait Destination: Send {
     /// Tries once. Cancel-safe: when the future is dropped, the connection is thrown away and nothing half-sent stays under a
     /// final name.
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError>;
+
+    /// Which of several addresses the last attempt used; none where there is one only, or none was reached.
+    fn used(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The destination has it.

@@ -171,6 +171,7 @@ pub(super) const META: &[&str] = &[
     "file_name",
     "reprocess_of",
     "reused_key",
+    "stale_timestamp",
     "asked_by",
     "reason",
 ];
@@ -197,6 +198,7 @@ mod tests {
             charset: Some("utf-8".into()),
             file_name: text(),
             reused_key: true,
+            stale_timestamp: true,
             reprocess_of: Some(id),
             asked_by: Some("x".into()),
             reason: Some("x".into()),

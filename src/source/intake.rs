@@ -1,6 +1,6 @@
 //! The one door into a channel.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -20,7 +20,11 @@ pub struct Intake {
     /// Tells the channel's worker that something waits.
     wake: Arc<Notify>,
     counters: Arc<Counters>,
+    trouble: Trouble,
 }
+
+/// Why a source takes nothing in although it runs; none while all is well. Shown beside the channel.
+pub type Trouble = Arc<Mutex<Option<String>>>;
 
 /// What a source says of a body that it hands over.
 pub struct Taken {
@@ -67,7 +71,25 @@ impl Intake {
         wake: Arc<Notify>,
         counters: Arc<Counters>,
     ) -> Intake {
-        Intake { channel, journal, ids, wake, counters }
+        Intake { channel, journal, ids, wake, counters, trouble: Trouble::default() }
+    }
+
+    /// The same, showing its trouble here.
+    pub fn showing(self, trouble: Trouble) -> Intake {
+        Intake { trouble, ..self }
+    }
+
+    /// Shows why the source takes nothing in, or that all is well. The log has a line when that changes, and not at every try.
+    pub fn trouble(&self, now: Option<String>) {
+        let mut shown = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*shown, &now) {
+            (before, Some(error)) if before.as_ref() != Some(error) => {
+                warn!(channel = self.channel(), error, "the source takes nothing in; it is tried again");
+            }
+            (Some(_), None) => info!(channel = self.channel(), "the source takes messages in again"),
+            _ => {}
+        }
+        *shown = now;
     }
 
     /// The channel's counters: the source counts what only it sees.

@@ -20,7 +20,7 @@ mod intake;
 mod mllp;
 
 pub use event::EventSource;
-pub use intake::{Intake, IntakeError, Taken};
+pub use intake::{Intake, IntakeError, Taken, Trouble};
 pub use mllp::{Judged, judge};
 
 /// A kind of source: everything about it that others need is derived from this.

@@ -10,7 +10,7 @@
 //! an application acknowledgement would be the word of the system behind us, and this listener answers on receipt. Where
 //! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it.
 //!
-//! An acknowledgement that comes in is taken like any message, but never acknowledged: two engines would do so for ever.
+//! An acknowledgement that comes in is never acknowledged, whatever becomes of it: two engines would do so for ever.
 
 use std::sync::Arc;
 
@@ -82,12 +82,19 @@ impl Judged {
     /// The same message, not taken because it is not this client's to send.
     pub(super) fn of_another(self, sender: &Sender) -> Judged {
         match self.header.as_ref().filter(|_| self.rejection.is_none()).and_then(|header| sender.objection(header)) {
-            Some(reason) => {
-                let rejection = Some(Rejection { reason: reason.to_owned(), error: error_code::INTERNAL });
-                Judged { rejection, body: None, ..self }
-            }
+            Some(reason) => self.rejected(reason.to_owned()),
             None => self,
         }
+    }
+
+    /// The same message, not to be processed.
+    pub(super) fn rejected(self, reason: String) -> Judged {
+        Judged { rejection: Some(Rejection { reason, error: error_code::INTERNAL }), body: None, ..self }
+    }
+
+    /// Its MSH segment, if one was found.
+    pub(super) fn header(&self) -> Option<&hl7::Header> {
+        self.header.as_ref()
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.
