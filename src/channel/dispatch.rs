@@ -49,8 +49,8 @@ pub(super) struct DispatchKeys {
     /// Deliveries for which this gives the same keep their order; the others may overtake them. Evaluated after the
     /// destination's own steps, as in "msg['PID-3.1']". Not given: all leave in order of arrival, one at a time.
     order_by: Option<Expression>,
-    /// How many deliveries may be under way at once, each on a connection of its own: at most 64. Default 4; needs `order_by`.
-    #[schemars(with = "Option<u32>")]
+    /// How many deliveries may be under way at once, each on a connection of its own: at most 64. Needs `order_by`.
+    #[schemars(with = "Option<u32>", extend("default" = PARALLEL))]
     parallel: Option<Spanned<u32>>,
     /// What a dead letter does to what comes after it: "block" (all wait until somebody retries or cancels it; the default
     /// without `order_by`), "hold_key" (those with the same key wait; the default with it), "dead_letter" (nothing).

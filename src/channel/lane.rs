@@ -367,9 +367,15 @@ impl Dispatcher {
             .window
             .next_due(self.gate())
             .filter(|_| !is_full)
-            .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO))
-            .map(|due| due.max(self.pace.wait(Instant::now())));
-        [waits, due, self.gathering_time()].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+            .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO));
+        let paced = Some(self.pace.wait(Instant::now())).filter(|wait| !wait.is_zero());
+        let due = due.map(|due| due.max(paced.unwrap_or_default()));
+        [waits, due, paced, self.gathering_time()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(LONGEST_SLEEP)
+            .min(LONGEST_SLEEP)
     }
 
     /// Judges an attempt and hands it to the journal.

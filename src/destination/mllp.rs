@@ -70,11 +70,11 @@ struct Mllp {
     #[serde(default = "default_address_pause", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     address_pause: Duration,
-    /// How long finding the name, connecting and the TLS handshake may take (10s if not given).
+    /// How long finding the name, connecting and the TLS handshake may take.
     #[serde(default = "default_connect_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     connect_timeout: Duration,
-    /// How long the acknowledgement may take once the message is written, and how long the writing may take (30s if not given).
+    /// How long the acknowledgement may take once the message is written, and how long the writing may take.
     #[serde(default = "default_ack_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     ack_timeout: Duration,

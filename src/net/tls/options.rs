@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_rustls::rustls::pki_types::ServerName;
 use toml::Spanned;
 
@@ -31,7 +31,10 @@ pub struct ServerTls {
     pub(super) key: PlacedSecret,
     /// The authority that clients' certificates must come from, PEM; without it, clients need none.
     pub(super) client_ca: Option<PlacedSecret>,
-    /// Closes a connection on which the handshake takes longer than this (10s if not given).
+    /// The certificates that this authority has revoked: its revocation list (CRL), PEM. A client whose authority has none in here is
+    /// refused. Read anew when it changes. Without it, nobody asks.
+    pub(super) client_crl: Option<PlacedSecret>,
+    /// Closes a connection on which the handshake takes longer than this.
     #[serde(default = "default_handshake_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     handshake_timeout: Duration,
@@ -45,6 +48,11 @@ impl ServerTls {
     /// Whether clients must show a certificate.
     pub fn wants_certificates(&self) -> bool {
         self.client_ca.is_some()
+    }
+
+    /// Where a revocation list is named without an authority whose list it could be.
+    pub fn stray_revocations(&self) -> Option<Range<usize>> {
+        self.client_crl.as_ref().filter(|_| self.client_ca.is_none()).map(|crl| crl.span.clone())
     }
 
     /// How long a handshake may take.
@@ -61,6 +69,10 @@ impl ServerTls {
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut found = mistakes_in_pair(&self.cert, &self.key);
         found.extend(self.client_ca.as_ref().and_then(mistake_in_authorities));
+        found.extend(self.client_crl.as_ref().and_then(|crl| {
+            let problem = crl.text()?.and_then(|text| certificate::revocations(&text).map(|_| ())).err()?;
+            Some(crl.mistake(&problem))
+        }));
         found
     }
 
@@ -236,6 +248,13 @@ impl<'de> Deserialize<'de> for ClientTls {
             check(keys, read.span());
         }
         Ok(ClientTls(read.into_inner().0))
+    }
+}
+
+/// Whether it is on: for the default that schemas show.
+impl Serialize for ClientTls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.is_on())
     }
 }
 

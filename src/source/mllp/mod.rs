@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
 
 use self::caller::{Caller, Connect};
@@ -61,11 +61,11 @@ struct Mllp {
     #[serde(default)]
     #[expect(dead_code, reason = "it has one value so far; `transformed` and `delivered` come later")]
     ack: AckWhen,
-    /// The largest message taken, without its frame. A larger one is answered AR where its MSH can be read (16MiB if not given).
+    /// The largest message taken, without its frame. A larger one is answered AR where its MSH can be read.
     #[serde(default = "default_max_frame", deserialize_with = "some_bytes")]
     #[schemars(with = "ByteSize")]
     max_frame: ByteSize,
-    /// At most so many connections at a time; one more is closed at once, logged and counted (256 if not given).
+    /// At most so many connections at a time; one more is closed at once, logged and counted.
     #[serde(default = "default_max_connections", deserialize_with = "some_connections")]
     #[schemars(with = "u32")]
     max_connections: u32,
@@ -78,12 +78,11 @@ struct Mllp {
     #[serde(default, deserialize_with = "some_idle_time")]
     #[schemars(with = "Option<Duration>")]
     idle_timeout: Option<Duration>,
-    /// Closes a connection when within a frame nothing comes for so long; what came of the frame is given up (10s if not
-    /// given).
+    /// Closes a connection when within a frame nothing comes for so long; what came of the frame is given up.
     #[serde(default = "default_byte_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     byte_timeout: Duration,
-    /// Closes a connection when a frame takes longer than this from its first byte to its last (30s if not given).
+    /// Closes a connection when a frame takes longer than this from its first byte to its last.
     #[serde(default = "default_frame_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     frame_timeout: Duration,
@@ -91,7 +90,7 @@ struct Mllp {
     /// only their ASCII values can be read. No byte is changed either way.
     charset: Option<FallbackCharset>,
     /// For how long a message is known again: the same bytes with the same MSH-3, MSH-4 and MSH-10 get the acknowledgement of the
-    /// first time, and are not processed twice (72h if not given). "off" for devices that give out the same MSH-10 again and again.
+    /// first time, and are not processed twice. "off" for devices that give out the same MSH-10 again and again.
     #[serde(default)]
     duplicate_window: DuplicateWindow,
     /// What is done with messages that are too old to be believed: they may have been recorded and played again. Without it, their
@@ -138,7 +137,7 @@ fn default_frame_timeout() -> Duration {
 }
 
 /// When a message is acknowledged.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum AckWhen {
     /// As soon as the message is on disk. (`transformed` and `delivered` come in a later version.)
@@ -224,6 +223,15 @@ impl DuplicateWindow {
     }
 }
 
+impl Serialize for DuplicateWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(window) => window.serialize(serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for DuplicateWindow {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DuplicateWindow, D::Error> {
         parsed(deserializer, DuplicateWindow::default(), DuplicateWindow::parse)
@@ -270,6 +278,10 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
                 report(span, format!("`{key}` beside `connect`"), "it is about who is let in", Some(help.to_owned()));
             }
         }
+    }
+    if let Some(span) = config.tls.as_ref().and_then(ServerTls::stray_revocations) {
+        let help = "add `client_ca`: the authority whose list it is".to_owned();
+        report(span, "`client_crl` without `client_ca`", "clients need no certificate", Some(help));
     }
     let knows_clients = config.tls.as_ref().is_some_and(ServerTls::wants_certificates);
     if let Some(clients) = config.clients.as_ref().filter(|_| !knows_clients && config.connect.is_none()) {
