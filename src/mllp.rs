@@ -156,7 +156,16 @@ impl Decoder {
         /// Smaller room than this is not worth a read.
         const MIN_BYTES: usize = 4 << 10;
         if self.buffer.capacity() - self.buffer.len() < MIN_BYTES {
-            self.buffer.reserve(2 * MIN_BYTES);
+            // Doubling until the end would take up to four times the cap: what is there is copied, and room is taken for more than
+            // can come. So it is grown once to all that an unfinished frame can need; what is not written to costs no memory.
+            let most = self.max_frame_bytes.saturating_add(READ_BYTES);
+            if self.buffer.capacity() >= most / 16 && self.buffer.len() + MIN_BYTES <= most {
+                let mut room = BytesMut::with_capacity(most);
+                room.extend_from_slice(&self.buffer);
+                self.buffer = room;
+            } else {
+                self.buffer.reserve(2 * MIN_BYTES);
+            }
         }
         (&mut self.buffer).limit(READ_BYTES)
     }

@@ -200,6 +200,12 @@ impl Charset {
     /// # Errors
     /// The 1-based position of the first character that this set does not have.
     pub fn encode<'t>(&self, text: &'t str) -> Result<Cow<'t, [u8]>, usize> {
+        // An escape would begin what is not ASCII any more.
+        if matches!(self.0, Kind::Unreadable(_))
+            && let Some(at) = text.chars().position(|c| c == '\u{1b}')
+        {
+            return Err(at + 1);
+        }
         if text.is_ascii() || self.0 == Kind::Table(UTF_8) {
             return Ok(Cow::Borrowed(text.as_bytes()));
         }
@@ -355,6 +361,7 @@ mod tests {
         }
         let unreadable = Charset::named("ISO IR87").unwrap();
         assert!(unreadable.decode(b"\x1b$B!<\x1b(B").is_err());
+        assert_eq!(unreadable.encode("a\u{1b}$B"), Err(2));
         assert!(!unreadable.is_readable());
     }
 

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod abuse;
 mod api;
 mod bench;
 mod channel_tests;
@@ -25,6 +26,7 @@ mod lanes;
 mod load;
 mod mllp;
 mod mllp_destination;
+mod mllp_peers;
 mod poison;
 mod pressure;
 mod readme;
