@@ -129,7 +129,8 @@ fn follow(mut output: impl std::io::Read + Send + 'static) -> Arc<Mutex<String>>
 
 #[test]
 fn a05_a_frame_without_end_costs_no_more_than_twice_the_cap() {
-    let rig = Rig::with(&channel("results", ""));
+    // Much beside what the engine takes for other things meanwhile: it prepares the journal's next segment, say.
+    let rig = Rig::with(&channel("results", "max_frame = \"64MiB\""));
     let to = rig.listener("results");
     assert!(is_taken(&mut MllpClient::connect(to).unwrap(), "1"));
     let before = memory(&rig, "VmRSS");
@@ -141,7 +142,7 @@ fn a05_a_frame_without_end_costs_no_more_than_twice_the_cap() {
     let grown = memory(&rig, "VmHWM").saturating_sub(before) >> 20;
     println!("{taken} MiB were taken, memory grew by {grown} MiB at most");
     // Closed at the cap; what a sender in full flow had on its way is read for a second more, and thrown away.
-    assert!(taken < 4096 && grown < 2 * 16, "{taken} MiB taken, {grown} MiB more memory");
+    assert!(taken < 4096 && grown < 2 * 64, "{taken} MiB taken, {grown} MiB more memory");
     logged(&rig, &["WARN", "closed: a frame is larger than `max_frame`"]);
     assert!(is_taken(&mut MllpClient::connect(to).unwrap(), "2"), "others are served");
 }

@@ -234,7 +234,7 @@ fn the_documentation_is_true() {
     let schema = labwire::channel::json_schema();
     let kinds = schema["properties"]["destination"]["additionalProperties"]["oneOf"].as_array().unwrap();
     let kind = kinds.iter().find(|kind| kind["title"] == "http").unwrap();
-    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
+    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
     let options: Vec<_> = kind["properties"].as_object().unwrap().keys().collect();
     assert!(options.len() > 15, "{options:?}");
     for option in options.into_iter().filter(|option| !common.contains(&option.as_str())) {
