@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
@@ -25,6 +25,10 @@ use crate::transformer::Outcome;
 const BATCH: usize = 64;
 /// Once so much is to be sent, the batch is journaled first.
 const BATCH_BYTES: usize = 16 << 20;
+/// So few messages, of so many bytes together, are transformed at once where the last ones took no longer than this, each.
+const FEW: usize = 8;
+const SMALL_BYTES: usize = 16 << 10;
+const QUICK: Duration = Duration::from_micros(100);
 /// The worker looks for messages at least so often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// After an error of the journal that may pass, the worker tries again after so long.
@@ -85,6 +89,15 @@ fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelive
     Ok(delivery(Some(outgoing), key.as_deref().map(OrderKey::of)))
 }
 
+/// Where a worker stands.
+#[derive(Default)]
+struct Progress {
+    /// Up to this place in the order of arrival everything is done.
+    after: u64,
+    /// Whether the last messages took little time.
+    is_quick: bool,
+}
+
 /// What a worker works with.
 #[derive(Clone)]
 pub(super) struct Worker {
@@ -104,13 +117,13 @@ impl Worker {
     /// again by whoever comes next: nothing of it was journaled.
     pub(super) async fn run(self, stop: CancellationToken) {
         let work = async {
-            let mut after = 0;
+            let mut progress = Progress::default();
             loop {
-                let pause = match self.work(&stop, &mut after).await {
+                let pause = match self.work(&stop, &mut progress).await {
                     Ok(0) => LONGEST_SLEEP,
                     Ok(_) => continue,
                     Err(error) => {
-                        after = 0;
+                        progress = Progress::default();
                         error!(channel = %self.program.load().name, %error, "messages cannot be transformed");
                         if error.is_final() {
                             return;
@@ -127,22 +140,29 @@ impl Worker {
 
     /// Transforms what waits, up to a batch; says how many. Looks after the place up to which everything is done: what is done is
     /// not gone through again. Now and then from the beginning, because pruning carries old messages along.
-    async fn work(&self, stop: &CancellationToken, after: &mut u64) -> Result<usize, JournalError> {
+    async fn work(&self, stop: &CancellationToken, progress: &mut Progress) -> Result<usize, JournalError> {
         // Before it is seen what waits: by the time it is this channel's turn, more may.
         let turn = self.transforming.acquire().await.map_err(|_| closed("the engine is stopping"))?;
         let spec = self.program.load_full();
-        let mut waiting = self.journal.untransformed(&spec.name, *after, BATCH)?;
-        if waiting.is_empty() && std::mem::take(after) > 0 {
+        let mut waiting = self.journal.untransformed(&spec.name, progress.after, BATCH)?;
+        if waiting.is_empty() && std::mem::take(&mut progress.after) > 0 {
             waiting = self.journal.untransformed(&spec.name, 0, BATCH)?;
         }
         if waiting.is_empty() {
             return Ok(0);
         }
         let sequences: Vec<u64> = waiting.iter().map(|waiting| waiting.sequence).collect();
-        // Not on the runtime's own threads: a large message must not hold up acknowledgements.
-        let (worker, stop) = (self.clone(), stop.clone());
-        let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
-        let transformed = transforming.await.map_err(|_| closed("a transformer thread ended early"))??;
+        // Not on the runtime's own threads: a large message must not hold up acknowledgements. But for what takes no longer than
+        // to change threads and back.
+        let began = Instant::now();
+        let transformed = if progress.is_quick && self.are_small(&waiting) {
+            self.transform_all(&spec, &waiting, stop)?
+        } else {
+            let (worker, stop) = (self.clone(), stop.clone());
+            let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
+            transforming.await.map_err(|_| closed("a transformer thread ended early"))??
+        };
+        progress.is_quick = began.elapsed() < QUICK * transformed.len() as u32;
         drop(turn);
         let count = transformed.len();
         let kept = transformed.into_iter().map(|(id, processed)| {
@@ -151,9 +171,22 @@ impl Worker {
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        *after = count.checked_sub(1).map_or(0, |last| sequences[last]);
+        progress.after = count.checked_sub(1).map_or(0, |last| sequences[last]);
         self.lanes.queued();
         Ok(count)
+    }
+
+    /// Whether these are few and small, and in memory.
+    fn are_small(&self, waiting: &[Untransformed]) -> bool {
+        let mut left = SMALL_BYTES;
+        waiting.len() <= FEW
+            && waiting.iter().all(|waiting| match self.journal.at_hand(waiting.id) {
+                Some(bytes) if bytes <= left => {
+                    left -= bytes;
+                    true
+                }
+                _ => false,
+            })
     }
 
     fn transform_all(

@@ -202,6 +202,10 @@ impl Journal for Disk {
         self.shared.untransformed(channel, after, limit)
     }
 
+    fn at_hand(&self, id: MessageId) -> Option<usize> {
+        self.shared.at_hand(id)
+    }
+
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
         self.shared.received(id)
     }

@@ -540,6 +540,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Messages of a channel that wait for its transformer, in order of arrival, after a place in that order.
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError>;
 
+    /// The size in bytes of a body that came in and that [`Journal::received`] need not read from the disk.
+    fn at_hand(&self, id: MessageId) -> Option<usize>;
+
     /// What came in as a message: its [`Journal::story`] knows the same, and takes longer.
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError>;
 

@@ -88,6 +88,15 @@ impl Recent {
 }
 
 impl Shared {
+    /// The size of a body that came in and is still here.
+    pub(super) fn at_hand(&self, id: MessageId) -> Option<usize> {
+        let place = self.row(id).ok()??.arrived;
+        match self.recent.lock().records.get(&place) {
+            Some(Written::Arrival(arrival)) => Some(arrival.body.len()),
+            _ => None,
+        }
+    }
+
     /// What came in, as the transformer wants it.
     pub(super) fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
         self.index.check_open()?;

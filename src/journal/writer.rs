@@ -34,6 +34,8 @@ use crate::message::{Body, MessageId};
 /// One group holds no more than this.
 const GROUP_JOBS: usize = 1024;
 const GROUP_BYTES: usize = 16 << 20;
+/// The writer gives way so often before it writes what it has, while more comes.
+const GIVE_WAY: usize = 16;
 /// The journal is given up when nothing of the index could be written for so long.
 const INDEX_MAY_TAKE: Duration = Duration::from_secs(60);
 /// So many rosters may wait to be sealed before the window is left to grow.
@@ -149,6 +151,7 @@ impl Writer {
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(GROUP_JOBS);
         while jobs.blocking_recv_many(&mut taken, GROUP_JOBS) > 0 {
+            gather(&mut jobs, &mut taken);
             let mut rest = taken.drain(..);
             let closing = match self.commit(&mut rest) {
                 Ok(closing) => closing,
@@ -347,6 +350,26 @@ impl Group {
     fn answer_all(&mut self, error: &JournalError) {
         for (done, _, _room) in self.waiting.drain(..) {
             let _ = done.send(Err(error.clone()));
+        }
+    }
+}
+
+/// Lets those who are about to ask for something ask for it: they share a sync then. Where nobody else is at work on this
+/// machine, giving way takes no time.
+fn gather(jobs: &mut mpsc::Receiver<Job>, taken: &mut Vec<Job>) {
+    if taken.len() < 2 {
+        return;
+    }
+    for _ in 0..GIVE_WAY {
+        std::thread::yield_now();
+        let before = taken.len();
+        while taken.len() < GROUP_JOBS
+            && let Ok(job) = jobs.try_recv()
+        {
+            taken.push(job);
+        }
+        if taken.len() == before {
+            break;
         }
     }
 }

@@ -106,6 +106,10 @@ impl Journal for TestJournal {
         self.disk.counts(channel)
     }
 
+    fn at_hand(&self, id: MessageId) -> Option<usize> {
+        self.disk.at_hand(id)
+    }
+
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
         self.disk.received(id)
     }
