@@ -19,6 +19,7 @@ use crate::hl7;
 use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Received, Transformed, Untransformed};
 use crate::message::{Message, MessageId, Meta};
 use crate::monitor::Counters;
+use crate::source::Waiters;
 use crate::transformer::Outcome;
 
 /// Messages that are transformed before the journal is waited for: they share one sync.
@@ -95,6 +96,8 @@ pub(super) struct Worker {
     pub(super) wake: Arc<Notify>,
     /// Told when deliveries were queued.
     pub(super) lanes: Arc<Wake>,
+    /// Those who wait for what becomes of a message.
+    pub(super) waiters: Arc<Waiters>,
     /// Room on the threads that transform.
     pub(super) transforming: Arc<Semaphore>,
 }
@@ -138,7 +141,7 @@ impl Worker {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let sequences: Vec<u64> = waiting.iter().map(|waiting| waiting.sequence).collect();
+        let batch = waiting.clone();
         // Not on the runtime's own threads: a large message must not hold up acknowledgements.
         let (worker, stop) = (self.clone(), stop.clone());
         let transforming = tokio::task::spawn_blocking(move || worker.transform_all(&spec, &waiting, &stop));
@@ -151,7 +154,8 @@ impl Worker {
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        *after = count.checked_sub(1).map_or(0, |last| sequences[last]);
+        *after = count.checked_sub(1).map_or(0, |last| batch[last].sequence);
+        self.waiters.tell(batch[..count].iter().map(|done| done.id));
         self.lanes.queued();
         Ok(count)
     }

@@ -12,14 +12,19 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
+use toml::Spanned;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
+mod ack;
 mod event;
+mod fate;
 mod intake;
 mod mllp;
 
+pub use ack::AckWhen;
 pub use event::EventSource;
+pub use fate::{End, Fate, Until, Waiter, Waiters};
 pub use intake::{Intake, IntakeError, Taken};
 pub use mllp::{Judged, judge};
 
@@ -50,6 +55,16 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
 
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.
     fn judge(&self, _raw: &Bytes) -> Option<Judged> {
+        None
+    }
+
+    /// When it acknowledges.
+    fn acknowledges(&self) -> AckWhen {
+        AckWhen::Received
+    }
+
+    /// The destination whose answer it passes on, where the file names one.
+    fn answers_from(&self) -> Option<&Spanned<String>> {
         None
     }
 

@@ -33,7 +33,7 @@ use self::options::{Options, Verb};
 use self::rules::Fit;
 use self::sign::Signer;
 use super::{Delivered, Destination, DestinationKind, Disposition, FaultClass, SendError};
-use crate::journal::Outgoing;
+use crate::journal::{Answered, Outgoing};
 use crate::net::http::{Answer, Ask, Client};
 
 pub(super) const KIND: DestinationKind = DestinationKind {
@@ -95,11 +95,14 @@ struct Sender {
     signer: Option<Signer>,
     /// What is never kept of an answer: some servers repeat what they were sent. The longest first.
     secrets: Vec<String>,
+    /// How the last request was answered.
+    answered: Option<Answered>,
 }
 
 #[async_trait]
 impl Destination for Sender {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
+        self.answered = None;
         let mut ask = self.ask(outgoing)?;
         let mut token = self.log_in(&mut ask).await?;
         let mut answer = self.exchange(&ask).await?;
@@ -118,8 +121,20 @@ impl Destination for Sender {
         if let Some((value, _)) = token.filter(|_| answer.status == StatusCode::FORBIDDEN) {
             self.forget(&value).await;
         }
+        self.answered = Some(Answered { status: answer.status.as_u16(), content_type: content_type_of(&answer) });
         self.judge(answer)
     }
+
+    fn answered(&self) -> Option<Answered> {
+        self.answered.clone()
+    }
+}
+
+/// What the server says its answer is. Kept with the attempt, so it is kept short.
+fn content_type_of(answer: &Answer) -> Option<String> {
+    const LONGEST: usize = 100;
+    let text = answer.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(text.to_owned()).filter(|text| text.len() <= LONGEST)
 }
 
 impl Sender {

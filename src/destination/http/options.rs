@@ -341,6 +341,7 @@ impl DestinationConfig for Options {
             client: Client::new(route),
             login,
             signer,
+            answered: None,
             secrets,
         }))
     }
