@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use toml::Spanned;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
+use crate::message::Format;
 
 mod ack;
 mod event;
@@ -51,6 +52,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it needs alone: two channels that name the same resource cannot run together.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
+    }
+
+    /// How what it takes in is to be read.
+    fn format(&self) -> Format {
+        Format::Hl7
     }
 
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod acks;
 mod api;
 mod bench;
 mod channel_tests;
