@@ -18,8 +18,10 @@ use crate::config::{BuildError, Mistake, Place, Resource, Table};
 use crate::message::Format;
 
 mod ack;
+mod duplicates;
 mod event;
 mod fate;
+mod http;
 mod intake;
 mod mllp;
 
@@ -44,7 +46,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, http::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]

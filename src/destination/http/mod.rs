@@ -19,7 +19,6 @@ mod body;
 mod explain;
 mod options;
 mod rules;
-mod sign;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,10 +30,10 @@ use self::auth::Login;
 use self::explain::{describe, retry_after};
 use self::options::{Options, Verb};
 use self::rules::Fit;
-use self::sign::Signer;
 use super::{Delivered, Destination, DestinationKind, Disposition, FaultClass, SendError};
 use crate::journal::{Answered, Outgoing};
 use crate::net::http::{Answer, Ask, Client};
+use crate::net::webhook;
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "http",
@@ -92,7 +91,7 @@ struct Sender {
     name: String,
     client: Client,
     login: Option<Login>,
-    signer: Option<Signer>,
+    signer: Option<webhook::Keys>,
     /// What is never kept of an answer: some servers repeat what they were sent. The longest first.
     secrets: Vec<String>,
     /// How the last request was answered.
@@ -168,9 +167,9 @@ impl Sender {
         if let Some(signer) = &self.signer {
             let timestamp = Timestamp::now().as_second();
             let signature = signer.signature(&id, timestamp, &outgoing.content);
-            headers.insert(HeaderName::from_static("webhook-id"), value(&id, "this id")?);
-            headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(timestamp));
-            headers.insert(HeaderName::from_static("webhook-signature"), value(&signature, "this signature")?);
+            headers.insert(HeaderName::from_static(webhook::ID), value(&id, "this id")?);
+            headers.insert(HeaderName::from_static(webhook::TIMESTAMP), HeaderValue::from(timestamp));
+            headers.insert(HeaderName::from_static(webhook::SIGNATURE), value(&signature, "this signature")?);
         }
         let method = match self.options.method {
             Verb::Get => Method::GET,
