@@ -38,7 +38,9 @@ use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
 use crate::destination::{Delivered, Destination, FaultClass, SendError};
-use crate::journal::{Answered, Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued};
+use crate::journal::{
+    Answered, Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued,
+};
 use crate::monitor::Counters;
 use crate::source::Waiters;
 

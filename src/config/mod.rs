@@ -88,7 +88,10 @@ impl Resource {
             (Resource::Path(one), Resource::Path(two)) if a == b => {
                 if one.door != two.door {
                     let message = format!("two channels share port {port} and say different things of it");
-                    return Some((message, "`tls`, `max_connections`, `header_timeout` and `allow` must be the same, or choose another port"));
+                    return Some((
+                        message,
+                        "`tls`, `max_connections`, `header_timeout` and `allow` must be the same, or choose another port",
+                    ));
                 }
                 let same = one.method == two.method && one.path == two.path;
                 let message = || format!("two channels take {} {} on port {port}", one.method, one.path);

@@ -36,8 +36,10 @@ impl Keys {
 
     /// The value of `webhook-signature`, one signature for each key; `timestamp` is in seconds since 1970.
     pub(crate) fn signature(&self, id: &str, timestamp: i64, body: &[u8]) -> String {
-        let signatures =
-            self.0.iter().map(|key| format!("v1,{}", STANDARD.encode(mac(key, id, timestamp, body).finalize().into_bytes())));
+        let signatures = self
+            .0
+            .iter()
+            .map(|key| format!("v1,{}", STANDARD.encode(mac(key, id, timestamp, body).finalize().into_bytes())));
         signatures.collect::<Vec<_>>().join(" ")
     }
 

@@ -45,7 +45,12 @@ pub(super) fn awaited(
         if ack == AckWhen::Received {
             let message = "`ack_timeout` without anything to wait for";
             let label = "the answer is given on receipt";
-            report(timeout.span(), message, label, help("write `ack = \"transformed\"` or `\"delivered\"`, or leave it out"));
+            report(
+                timeout.span(),
+                message,
+                label,
+                help("write `ack = \"transformed\"` or `\"delivered\"`, or leave it out"),
+            );
         } else if *timeout.get_ref() == Duration::from_millis(0) {
             let help = help("a duration shorter than the sender's own patience, as in \"20s\"");
             report(timeout.span(), "nothing happens in no time", "", help);

@@ -40,10 +40,9 @@ fn transformed_tells_what_the_transformer_made_of_it() {
     let steps = "[[transformer]]\nfilter = \"msg['MSH-10'] != 'out'\"\n\
                  [[transformer]]\nwhen = \"msg['MSH-10'] == 'bad'\"\nset = { \"PID-1\" = \"{{ event.no.such }}\" }\n";
     let rest = format!("{steps}{}", to("peer", &peer.address().to_string(), ""));
-    for (options, expected) in [
-        ("ack = \"transformed\"", ["AA/good", "AA/out", "AE/bad"]),
-        ("", ["AA/good", "AA/out", "AA/bad"]),
-    ] {
+    for (options, expected) in
+        [("ack = \"transformed\"", ["AA/good", "AA/out", "AE/bad"]), ("", ["AA/good", "AA/out", "AA/bad"])]
+    {
         let rig = Rig::with(&channel(options, &rest));
         let mut client = connect(&rig);
         let answers = ["good", "out", "bad"].map(|id| client.send(&message(id)).unwrap());

@@ -20,6 +20,7 @@ mod faults;
 mod faults_by_class;
 mod hosted;
 mod http;
+mod http_source;
 mod journal;
 mod journal_commands;
 mod lanes;

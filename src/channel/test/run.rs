@@ -170,8 +170,7 @@ fn acknowledgement(spec: &ChannelSpec, judged: &Judged, meta: &Meta, outcome: &T
         let (at, received_at) = (meta.received_at, meta.received_at);
         judged.outcome(&Fate { id: meta.id, end, at, received_at, response: None, answered: None }, meta.id)
     };
-    ack.and_then(|bytes| hl7::AckReply::parse(&bytes).ok())
-        .map_or("none".to_owned(), |reply| reply.code.to_string())
+    ack.and_then(|bytes| hl7::AckReply::parse(&bytes).ok()).map_or("none".to_owned(), |reply| reply.code.to_string())
 }
 
 fn read_hl7(meta: Meta, judged: &Judged) -> Result<Message, String> {

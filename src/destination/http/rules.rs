@@ -202,13 +202,20 @@ impl JsonSchema for Then {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
     use hyper::{HeaderMap, StatusCode};
 
     use super::*;
+    use crate::config::collect;
+    use crate::diagnostic::SourceFile;
 
     fn fits(rule: &str, status: u16, body: &str, is_cut: bool) -> Fit {
-        let rule: Rule = toml::from_str(&format!("{rule}\nthen = \"dead\"")).expect(rule);
+        let file = SourceFile::new(Path::new("c.toml"), format!("{rule}\nthen = \"dead\""));
+        let read = collect(&file, Path::new("."), || toml::from_str::<Rule>(&file.text).expect(rule));
+        assert!(read.diagnostics.is_empty(), "{rule}: {:?}", read.diagnostics);
+        let rule = read.value;
         assert_eq!(rule.then(), Disposition::Dead);
         let headers = HeaderMap::from_iter([("x-result".parse().unwrap(), "late ok".parse().unwrap())]);
         let status = StatusCode::from_u16(status).unwrap();

@@ -155,7 +155,8 @@ impl AnswerOptions {
             let help = "a status from 200 to 599, as in 202".to_owned();
             report(status.span(), "this is no status of an answer", "", Some(help));
         }
-        let headers = self.headers.iter().flat_map(|headers| headers.get_ref().keys().map(|name| (headers.span(), name)));
+        let headers =
+            self.headers.iter().flat_map(|headers| headers.get_ref().keys().map(|name| (headers.span(), name)));
         for (span, name) in headers {
             let lower = name.to_ascii_lowercase();
             if RESERVED.contains(&lower.as_str()) {
@@ -191,7 +192,8 @@ impl AnswerOptions {
         if let Some(template) = &self.template {
             let content_type = self.content_type.as_ref().map_or("application/json", |text| text.get_ref());
             reply.body = template.render(scope)?.into();
-            reply.headers = HeaderValue::from_str(content_type).map(|value| (CONTENT_TYPE, value)).into_iter().collect();
+            reply.headers =
+                HeaderValue::from_str(content_type).map(|value| (CONTENT_TYPE, value)).into_iter().collect();
         }
         if let Some(status) = self.status.as_ref().and_then(|status| StatusCode::from_u16(*status.get_ref()).ok()) {
             reply.status = status;

@@ -230,7 +230,9 @@ impl Guard {
                 let decoded = STANDARD.decode(encoded.trim()).map_err(|_| Refusal("the login is no base64"))?;
                 let presented = digest(&decoded);
                 let login = logins.iter().find(|(digest, _)| *digest == presented);
-                login.map(|(_, user)| Some(user.as_str())).ok_or(Refusal("the login is not one of those that are let in"))
+                login
+                    .map(|(_, user)| Some(user.as_str()))
+                    .ok_or(Refusal("the login is not one of those that are let in"))
             }
             Guard::Bearer(digests) => match scheme(headers, "Bearer") {
                 Some(token) if known(digests, token.trim().as_bytes()) => Ok(None),

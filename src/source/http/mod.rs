@@ -181,7 +181,12 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
         report(span, "nobody could connect", "", help("`enabled = false` keeps a channel out of service"));
     }
     if config.max_body.bytes() == 0 {
-        report(config.listen.span(), "`max_body` lets nothing in", "", help("a size larger than nothing, as in \"16MiB\""));
+        report(
+            config.listen.span(),
+            "`max_body` lets nothing in",
+            "",
+            help("a size larger than nothing, as in \"16MiB\""),
+        );
     }
     let with_certificates = config.tls.as_ref().is_some_and(ServerTls::wants_certificates);
     if config.auth.is_none() && !with_certificates && !config.listen.get_ref().0.ip().is_loopback() {
@@ -191,7 +196,12 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
     }
     if let Some(pass_on) = config.pass_on.as_ref().filter(|_| config.ack != AckWhen::Delivered) {
         let label = "no destination is waited for";
-        report(pass_on.span(), "`pass_on` needs `ack = \"delivered\"`", label, help("write that, or leave `pass_on` out"));
+        report(
+            pass_on.span(),
+            "`pass_on` needs `ack = \"delivered\"`",
+            label,
+            help("write that, or leave `pass_on` out"),
+        );
     }
     awaited(config.ack, config.ack_from.as_ref(), config.ack_timeout.as_ref());
     config.answers.prepare(config.ack != AckWhen::Received);

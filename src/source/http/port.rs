@@ -85,9 +85,10 @@ impl Seat {
         let taken = |why: String| failed(io::Error::new(io::ErrorKind::AddrInUse, why));
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|port| port.strong_count() > 0);
-        let shared = open.iter().filter_map(Weak::upgrade).find(|port| {
-            asked.port() != 0 && port.asked == asked && !port.closing.is_cancelled()
-        });
+        let shared = open
+            .iter()
+            .filter_map(Weak::upgrade)
+            .find(|port| asked.port() != 0 && port.asked == asked && !port.closing.is_cancelled());
         let port = match shared {
             Some(port) if port.door.told != door.told => {
                 return Err(taken("another channel has it, and says other things of it".to_owned()));
@@ -225,7 +226,13 @@ impl Port {
         connections.spawn(self.serve(stream, peer, taker, slot));
     }
 
-    async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, taker: Arc<Taker>, slot: OwnedSemaphorePermit) {
+    async fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        taker: Arc<Taker>,
+        slot: OwnedSemaphorePermit,
+    ) {
         let opened = tokio::select! {
             () = self.closing.cancelled() => return,
             opened = self.door.open(stream, peer, &taker) => opened,

@@ -164,9 +164,11 @@ impl Taker {
             Format::Json => is_utf8 && (kind == "application/json" || kind.ends_with("+json")),
             // Its character set is what MSH-18 says.
             Format::Hl7 => {
-                kind == "text/plain" || ["application/", "x-application/", "text/"].iter().any(|top| {
-                    kind.strip_prefix(top).is_some_and(|kind| kind.starts_with("hl7-v2") || kind.starts_with("x-hl7"))
-                })
+                kind == "text/plain"
+                    || ["application/", "x-application/", "text/"].iter().any(|top| {
+                        kind.strip_prefix(top)
+                            .is_some_and(|kind| kind.starts_with("hl7-v2") || kind.starts_with("x-hl7"))
+                    })
             }
             _ => is_utf8 && (kind.starts_with("text/") || kind.ends_with("xml")),
         }
@@ -181,7 +183,8 @@ impl Taker {
         let reading = async {
             let mut body = BytesMut::new();
             while let Some(frame) = content.frame().await {
-                let broken = |_| last(Reply::refusal(StatusCode::BAD_REQUEST, "broken", "the content did not come to its end"));
+                let broken =
+                    |_| last(Reply::refusal(StatusCode::BAD_REQUEST, "broken", "the content did not come to its end"));
                 let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
                 if body.len() + data.len() > self.options.max_body_bytes {
                     return Err(self.too_large());

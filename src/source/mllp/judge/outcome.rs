@@ -55,9 +55,7 @@ impl Judged {
         let said = fate.response.as_deref().and_then(Relayed::read);
         let (verdict, text, said) = match fate.end {
             End::Filtered | End::Transformed => (Verdict::Accepted, None, None),
-            End::Sent => {
-                (Verdict::Accepted, None, said.filter(|said| Verdict::of(said.code()) == Verdict::Accepted))
-            }
+            End::Sent => (Verdict::Accepted, None, said.filter(|said| Verdict::of(said.code()) == Verdict::Accepted)),
             End::Errored => (Verdict::Error, Some("message could not be transformed"), None),
             End::Cancelled => (Verdict::Error, Some("delivery was cancelled by hand"), None),
             End::Pending => {
