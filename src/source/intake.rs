@@ -122,7 +122,7 @@ impl Intake {
             })
             .await;
         let receipt = received.inspect_err(|_| self.counters.not_stored.add_one())?;
-        self.note_repeat(&receipt);
+        self.note_repeat(&receipt, other_body);
         let is_kept = match receipt.repeat() {
             Repeat::No => true,
             Repeat::SameBody => false,
@@ -139,7 +139,7 @@ impl Intake {
         Ok(receipt)
     }
 
-    fn note_repeat(&self, receipt: &Receipt) {
+    fn note_repeat(&self, receipt: &Receipt, other_body: Option<OtherBody>) {
         let message = receipt.recipients().first().map(|recipient| tracing::field::display(recipient.id));
         match receipt.repeat() {
             Repeat::No => {}
@@ -148,6 +148,13 @@ impl Intake {
                 info!(
                     channel = self.channel(),
                     message, "it came again: acknowledged as the first time, not processed again"
+                );
+            }
+            Repeat::OtherBody if other_body == Some(OtherBody::Refused) => {
+                self.counters.reused_keys.add_one();
+                warn!(
+                    channel = self.channel(),
+                    message, "its key came shortly before with another content: refused; its sender uses keys twice"
                 );
             }
             Repeat::OtherBody => {

@@ -259,6 +259,8 @@ impl Port {
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
                 .max_buf_size(MAX_HEAD_BYTES)
+                // Some clients close their side once they have asked, and wait for the answer.
+                .half_close(true)
                 .serve_connection(TokioIo::new(stream), service)
         );
         let patience = header_timeout + WRITE_TIMEOUT;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, EXPECT, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use jiff::Timestamp;
 use tokio::time::timeout;
@@ -20,7 +20,7 @@ use super::answers::{Answers, Part, Reply};
 use super::auth::Guard;
 use crate::hl7::Limits;
 use crate::journal::{Identity, OtherBody, Repeat};
-use crate::message::{Body, Format, Message, MessageId, Meta, Origin, Refs};
+use crate::message::{Body, Format, Message, MessageId, Meta, Origin, Refs, UnreadableBody};
 use crate::monitor::Counters;
 use crate::net::webhook;
 use crate::source::ack::Awaited;
@@ -28,6 +28,11 @@ use crate::source::{Intake, Taken, Waiter};
 
 /// A key of a client's own is no longer than this, as in the draft of the `Idempotency-Key` header.
 const MAX_KEY_BYTES: usize = 255;
+/// So much of what is not taken is read, and for so long.
+const SKIPPED_BYTES: usize = 1 << 20;
+const SKIP_TIMEOUT: Duration = Duration::from_secs(1);
+/// What is larger is read on a thread of its own.
+const READ_AT_ONCE_BYTES: usize = 128 << 10;
 /// The client's name for its request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -87,9 +92,17 @@ impl Taker {
 
     /// Takes a request. What can be known without its content is looked at first: nothing is read from whom nothing is taken.
     pub(super) async fn take(self: Arc<Self>, request: Request<Incoming>, peer: SocketAddr) -> Reply {
-        let (head, content) = request.into_parts();
+        let (head, mut content) = request.into_parts();
         let read = async {
-            let user = self.look(&head.headers, content.size_hint().lower())?;
+            let user = match self.look(&head.headers, content.size_hint().lower()) {
+                Ok(user) => user,
+                Err(reply) => {
+                    if !head.headers.contains_key(EXPECT) {
+                        skip(&mut content).await;
+                    }
+                    return Err(reply);
+                }
+            };
             let body = self.read(content).await?;
             if let Err(refusal) = self.options.guard.verify(&head.headers, &body) {
                 return Err(self.not_admitted(refusal.0));
@@ -207,7 +220,7 @@ impl Taker {
         let (id, received_at, format) = (self.intake.next_id(), Timestamp::now(), self.options.format);
         let origin = self.origin(&post);
         let meta = Meta { id, channel: self.channel().to_owned(), received_at, origin: origin.clone() };
-        let read = Message::read(meta, format, &post.body, &Limits::default());
+        let read = read(meta, format, post.body.clone()).await;
         let waits = self.options.awaited.is_some() && read.is_ok();
         let waiter = waits.then(|| self.intake.waiter(id));
         let rejected = read.as_ref().err().map(ToString::to_string);
@@ -288,6 +301,30 @@ impl Taker {
         let key = format!("{channel}\r{}\r{}\r{control_id}", sender[0], sender[1]);
         Some(Identity { key, window, other_body: OtherBody::Kept })
     }
+}
+
+/// Reads a little of what is not taken: a close with unread bytes is a reset, and a reset takes the answer with it. Whoever asked
+/// first (`Expect`) sends nothing.
+async fn skip(content: &mut Incoming) {
+    let skipping = async {
+        let mut left = SKIPPED_BYTES;
+        while let Some(Ok(frame)) = content.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = timeout(SKIP_TIMEOUT, skipping).await;
+}
+
+/// Reads a message; a large one not on a thread that serves connections.
+async fn read(meta: Meta, format: Format, body: Bytes) -> Result<Message, UnreadableBody> {
+    if body.len() <= READ_AT_ONCE_BYTES {
+        return Message::read(meta, format, &body, &Limits::default());
+    }
+    let reading = tokio::task::spawn_blocking(move || Message::read(meta, format, &body, &Limits::default()));
+    reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// The client's own name for its request.

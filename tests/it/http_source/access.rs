@@ -80,6 +80,9 @@ fn a_request_is_refused_before_its_content_is_read() {
     let mut client = HttpClient::connect(rig.listener("orders"));
     client.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n");
     assert_eq!(client.read().unwrap().status, 401, "and no 100 before it");
+    // Who did not ask first is answered all the same: not reset while it still writes.
+    let large = vec![b' '; 600_000];
+    assert_eq!(post(rig.listener("orders"), "/", &[JSON], &large).status, 401);
 }
 
 #[test]
@@ -175,8 +178,12 @@ fn curl_posts_over_tls() {
     let file = |name: &str| format!("{{ file = \"../secrets/{name}\" }}");
     let tls =
         format!("tls = {{ cert = {}, key = {}, client_ca = {} }}", file("our.crt"), file("our.key"), file("ca.pem"));
+    let tls = tls.replace("tls = {", "tls = { handshake_timeout = \"400ms\",");
     rig.write("channels/orders.toml", channel("orders", "127.0.0.1:0", &tls));
     rig.start();
+    let began = std::time::Instant::now();
+    assert!(HttpClient::connect(rig.listener("orders")).is_closed(), "who never begins the handshake is sent away");
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
     let secret = |name: &str| rig.path().join("secrets").join(name).display().to_string();
     let curl = |more: &[&str]| {
         let port = rig.listener("orders").port();
@@ -204,5 +211,5 @@ fn curl_posts_over_tls() {
     clear.write(&HttpClient::request("POST", "/", &[JSON], b"{}"));
     assert!(clear.is_closed(), "nothing is taken in the clear");
     assert_eq!(rig.messages("").len(), 1);
-    assert_eq!(counters(&rig)["handshakes_failed"], 2);
+    assert_eq!(counters(&rig)["handshakes_failed"], 3);
 }

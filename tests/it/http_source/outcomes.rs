@@ -25,7 +25,9 @@ fn obedient() -> HttpServer {
     HttpServer::start(|seen| {
         let asked = String::from_utf8_lossy(&seen.body).into_owned();
         match asked.as_str() {
-            "\"refuse\"" => answer("422 No", "Content-Type: application/problem+json\r\n", r#"{"why":"\"so\""}"#),
+            refuse if refuse.contains("refuse") => {
+                answer("422 No", "Content-Type: application/problem+json\r\n", r#"{"why":"\"so\""}"#)
+            }
             "\"busy\"" => answer("503 Busy", "", ""),
             _ => answer("201 Created", "Content-Type: text/x-made\r\n", "made"),
         }
@@ -91,6 +93,24 @@ fn what_the_destination_answered_is_passed_on_as_far_as_the_file_says() {
 }
 
 #[test]
+fn the_destination_that_is_named_counts() {
+    let server = obedient();
+    let to = |name: &str, status: &str| {
+        format!(
+            "[destination.{name}]\ntype = \"http\"\nurl = \"{}\"\nnetworks = [\"127.0.0.0/8\"]\n\
+             responses = [{{ status = 201, then = \"{status}\" }}]\n",
+            server.url("/")
+        )
+    };
+    for (from, expected) in [("", 200), ("ack_from = \"one\"", 200), ("ack_from = \"two\"", 502)] {
+        let source = format!("type = \"http\"\nlisten = \"127.0.0.1:0\"\nack = \"delivered\"\n{from}\n");
+        let rig =
+            Rig::with(&format!("name = \"orders\"\n[source]\n{source}{}{}", to("one", "sent"), to("two", "dead")));
+        assert_eq!(post(rig.listener("orders"), "/", &[JSON], "1").status, expected, "{from}");
+    }
+}
+
+#[test]
 fn who_waited_long_enough_is_told_that_the_message_is_safe() {
     let (go, wait) = mpsc::channel::<()>();
     let server = HttpServer::start(move |_| {
@@ -131,6 +151,8 @@ body   = '{ "text": {{ msg.text }}, "why": {{ answer.json.why }} }'
     assert_eq!(taken.header("x-id"), rig.messages("")[0]["id"].as_str());
     assert_eq!(taken.header("content-type"), Some("application/xml"));
     assert_eq!(taken.body, "<a said='made' n='201'>&lt;&amp;&gt;</a>", "escaped for what it is put into");
+    let failed = send(json!({ "text": "refuse" }));
+    assert_eq!((failed.status, failed.json()), (409, json!({ "text": "refuse", "why": "\"so\"" })), "{failed:?}");
     // This one has no `text`, so that the template fails: the usual answer is due then, and the log says why.
     let failed = send(json!("refuse"));
     assert_eq!((failed.status, failed.json()["state"].as_str()), (502, Some("dead")), "{failed:?}");
