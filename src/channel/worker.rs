@@ -153,9 +153,10 @@ impl Worker {
             self.journal.transformed(id, Timestamp::now(), processed.outcome, processed.deliveries)
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
-        unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        *after = count.checked_sub(1).map_or(0, |last| batch[last].sequence);
+        let kept = unconstrained(join_all(kept)).await;
         self.waiters.tell(batch[..count].iter().map(|done| done.id));
+        kept.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
+        *after = count.checked_sub(1).map_or(0, |last| batch[last].sequence);
         self.lanes.queued();
         Ok(count)
     }

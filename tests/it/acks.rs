@@ -86,7 +86,7 @@ fn delivered_passes_on_what_the_receiver_said() {
     assert_eq!(client.send(&message("no")).unwrap(), refused);
     assert_eq!(peer.ids(), ["yes", "no"]);
 
-    // Somebody cancels the dead letter, and then sends it again after all: the answer changes with what is so.
+    // Somebody retries the dead letter, and it is taken: the answer changes with what is so.
     let id = rig.messages("&state=dead")[0]["id"].as_str().unwrap().to_owned();
     peer.answer_with("AA");
     let (code, text) = rig.cli(&["messages", "retry", &id, "--why", "they take it now"]);
@@ -205,4 +205,30 @@ fn a_stop_does_not_wait_for_the_delivery() {
     let ended = rig.terminate();
     assert!(ended.success() && began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(short(&client.read().unwrap()), "AE/1", "the sender is told to send it again");
+}
+
+/// A wake-up that is lost would cost its sender thirty seconds.
+#[test]
+fn many_wait_at_once_and_none_is_forgotten() {
+    let peer = MllpServer::start();
+    let rest = to("peer", &peer.address().to_string(), "order_by = \"msg['MSH-10']\"\nparallel = 8");
+    for ack in ["transformed", "delivered"] {
+        let rig = Rig::with(&channel(&format!("ack = \"{ack}\""), &rest));
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            for sender in 0..8 {
+                let mut client = connect(&rig);
+                scope.spawn(move || {
+                    for number in 0..50 {
+                        let id = format!("{sender}-{number}");
+                        assert_eq!(short(&client.send(&message(&id)).unwrap()), format!("AA/{id}"));
+                    }
+                });
+            }
+        });
+        assert!(began.elapsed() < Duration::from_secs(25), "{ack}: {:?}", began.elapsed());
+        println!("{ack}: 400 answers in {:?}", began.elapsed());
+        let states = rig.messages("").into_iter().filter(|message| message["state"] == "sent").count();
+        assert!(ack == "transformed" || states == 400, "each was delivered when it was answered: {states}");
+    }
 }

@@ -38,7 +38,7 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// A client that does not take its answers for so long, in which it asks nothing either, is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// So long a connection may take to end its last request once the port is closed.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
 /// All ports that are open. The system knows a port once, and so does this process.
 static OPEN: Mutex<Vec<Weak<Port>>> = Mutex::new(Vec::new());
@@ -157,7 +157,8 @@ impl Seat {
         drop(self);
         if port.closing.is_cancelled() {
             port.connections.close();
-            let _ = timeout(STOP_GRACE, port.connections.wait()).await;
+            // Each ends by itself within its time.
+            port.connections.wait().await;
         }
     }
 }
@@ -167,8 +168,13 @@ impl Drop for Seat {
         // So that nobody joins a port that is being closed.
         let _open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.port.table();
-        table.routes.retain(|route| !(route.method == self.method && route.path == self.path));
-        table.gone.insert((self.method.clone(), std::mem::take(&mut self.path)));
+        let is_ours = |route: &Route| route.method == self.method && route.path == self.path;
+        // One that never ran was never there for anybody.
+        let was_served = table.routes.iter().any(|route| is_ours(route) && route.taker.is_some());
+        table.routes.retain(|route| !is_ours(route));
+        if was_served {
+            table.gone.insert((self.method.clone(), self.path.clone()));
+        }
         if table.routes.is_empty() {
             self.port.closing.cancel();
             self.port.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -264,7 +270,7 @@ impl Port {
                 .serve_connection(TokioIo::new(stream), service)
         );
         let patience = header_timeout + WRITE_TIMEOUT;
-        let mut closing = false;
+        let mut until = None;
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -273,10 +279,11 @@ impl Port {
                     }
                     break;
                 }
-                () = self.closing.cancelled(), if !closing => {
-                    closing = true;
+                () = self.closing.cancelled(), if until.is_none() => {
+                    until = Some(Instant::now() + STOP_GRACE);
                     connection.as_mut().graceful_shutdown();
                 }
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => break,
                 () = sleep_until(activity.deadline(patience)) => {
                     if activity.is_idle_for(patience) {
                         debug!(%peer, "closed: the client does not take its answers");
