@@ -196,6 +196,13 @@ fn channel(root: Spanned<DeTable<'_>>, file: &Arc<SourceFile>) -> Option<Channel
     let destinations = read_destinations(destinations, retry);
     let names: Vec<Name> = destinations.iter().map(|(name, _)| name.clone()).collect();
     let tests = tests.map_or_else(Vec::new, |entry| test::parse(entry, &names));
+    if let Some(from) = source.as_ref().and_then(|(_, source)| source.answers_from())
+        && !names.iter().any(|name| **name == **from.get_ref())
+    {
+        let message = format!("no destination of this channel is called `{}`", from.get_ref());
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        config::unknown_word(from.span(), message, from.get_ref(), &names);
+    }
     let head = head?;
     check_name(head.name.get_ref(), &head.name.span(), "channel");
     check_action(&head, source.as_ref().map(|(kind, _)| *kind));

@@ -38,8 +38,11 @@ use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
 use crate::destination::{Delivered, Destination, FaultClass, SendError};
-use crate::journal::{Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued};
+use crate::journal::{
+    Answered, Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued,
+};
 use crate::monitor::Counters;
+use crate::source::Waiters;
 
 /// Attempts whose result may wait for its sync while the lane goes on: what a crash can repeat.
 const UNSYNCED: usize = 32;
@@ -86,6 +89,8 @@ pub(super) struct Lane {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) counters: Arc<Counters>,
     pub(super) wake: Arc<Wake>,
+    /// Those who wait for what becomes of a message.
+    pub(super) waiters: Arc<Waiters>,
     pub(super) status: Arc<Mutex<LaneStatus>>,
 }
 
@@ -134,6 +139,7 @@ struct Ended {
     started_at: Timestamp,
     began: Instant,
     result: Result<Delivered, SendError>,
+    answered: Option<Answered>,
 }
 
 /// An attempt that the journal keeps, or not.
@@ -320,14 +326,15 @@ impl Dispatcher {
                 let (spec, at) = (self.spec.clone(), self.at);
                 self.attempts.push(Box::pin(async move {
                     let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
-                    Ended { connector, queued, started_at, began, result }
+                    let answered = connector.as_ref().and_then(|connector| connector.answered());
+                    Ended { connector, queued, started_at, began, result, answered }
                 }));
                 Ok(())
             }
             // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
             Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
                 let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
-                self.settle(Ended { connector, queued, started_at, began, result });
+                self.settle(Ended { connector, queued, started_at, began, result, answered: None });
                 Ok(())
             }
             Err(error) => {
@@ -366,7 +373,7 @@ impl Dispatcher {
 
     /// Judges an attempt and hands it to the journal.
     fn settle(&mut self, ended: Ended) {
-        let Ended { connector, queued, started_at, began, result } = ended;
+        let Ended { connector, queued, started_at, began, result, answered } = ended;
         self.connectors.push(connector);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let attempt = Attempt {
@@ -377,6 +384,7 @@ impl Dispatcher {
             error: None,
             counted: true,
             holds: false,
+            answered,
             response: None,
         };
         let in_a_row = self.down.as_ref().map_or(0, |down| down.in_a_row);
@@ -388,10 +396,12 @@ impl Dispatcher {
         if state == DeliveryState::Sent {
             self.window.sent(place);
         }
-        let journal = self.lane.journal.clone();
+        let (journal, waiters) = (self.lane.journal.clone(), self.lane.waiters.clone());
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         self.gathered.push(Box::pin(tokio::task::unconstrained(async move {
+            let message = queued.id.message;
             let result = journal.attempted(queued.id, verdict.attempt).await;
+            waiters.tell([message]);
             Kept { place, state, result }
         })));
         self.gathering_since.get_or_insert_with(Instant::now);

@@ -19,6 +19,7 @@ use crate::hl7;
 use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Received, Transformed, Untransformed};
 use crate::message::{Message, MessageId, Meta};
 use crate::monitor::Counters;
+use crate::source::Waiters;
 use crate::transformer::Outcome;
 
 /// Messages that are transformed before the journal is waited for: they share one sync.
@@ -108,6 +109,8 @@ pub(super) struct Worker {
     pub(super) wake: Arc<Notify>,
     /// Told when deliveries were queued.
     pub(super) lanes: Arc<Wake>,
+    /// Those who wait for what becomes of a message.
+    pub(super) waiters: Arc<Waiters>,
     /// Room on the threads that transform.
     pub(super) transforming: Arc<Semaphore>,
 }
@@ -151,7 +154,7 @@ impl Worker {
         if waiting.is_empty() {
             return Ok(0);
         }
-        let sequences: Vec<u64> = waiting.iter().map(|waiting| waiting.sequence).collect();
+        let batch = waiting.clone();
         // Not on the runtime's own threads: a large message must not hold up acknowledgements. But for what takes no longer than
         // to change threads and back.
         let began = Instant::now();
@@ -170,8 +173,10 @@ impl Worker {
             self.journal.transformed(id, Timestamp::now(), processed.outcome, processed.deliveries)
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
-        unconstrained(join_all(kept)).await.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
-        progress.after = count.checked_sub(1).map_or(0, |last| sequences[last]);
+        let kept = unconstrained(join_all(kept)).await;
+        self.waiters.tell(batch[..count].iter().map(|done| done.id));
+        kept.into_iter().collect::<Result<Vec<()>, JournalError>>()?;
+        progress.after = count.checked_sub(1).map_or(0, |last| batch[last].sequence);
         self.lanes.queued();
         Ok(count)
     }

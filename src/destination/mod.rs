@@ -13,7 +13,7 @@ use schemars::{Schema, SchemaGenerator};
 
 use crate::config::{BuildError, Mistake, Place, Table};
 use crate::expr::ExprError;
-use crate::journal::Outgoing;
+use crate::journal::{Answered, Outgoing};
 use crate::message::Message;
 
 /// Keys that every destination has beside its own, for "did you mean".
@@ -79,6 +79,11 @@ pub trait Destination: Send {
     /// Tries once. Cancel-safe: when the future is dropped, the connection is thrown away and nothing half-sent stays under a
     /// final name.
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError>;
+
+    /// How the peer answered the last attempt beside the content of its answer, where its protocol has such a thing.
+    fn answered(&self) -> Option<Answered> {
+        None
+    }
 }
 
 /// The destination has it.

@@ -9,7 +9,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 use super::Tables;
 use super::filters::FilterError;
 use crate::hl7;
-use crate::message::{Body, Event, Message, Meta};
+use crate::message::{Body, Event, Message, MessageId, Meta, Origin};
 
 /// The segment or element that an `each` step is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Scope {
     event: Arc<Event>,
     each: Option<Each>,
     tables: Option<Tables>,
+    /// An answer, where the expression is about one.
+    pub(super) answer: Option<Value>,
 }
 
 impl Scope {
@@ -39,6 +41,25 @@ impl Scope {
             event: message.event.clone(),
             each: None,
             tables: None,
+            answer: None,
+        }
+    }
+
+    /// No message at all.
+    pub(super) fn nothing() -> Scope {
+        let meta = Meta {
+            id: MessageId::from_bytes([0; 16]),
+            channel: String::new(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            origin: Origin::default(),
+        };
+        Scope {
+            body: Arc::new(Body::Text(String::new())),
+            meta,
+            event: Arc::default(),
+            each: None,
+            tables: None,
+            answer: None,
         }
     }
 
@@ -67,6 +88,7 @@ impl Object for Scope {
             "msg" => Some(Value::from_object(View { body: self.body.clone(), each: self.each.clone() })),
             "meta" => Some(Value::from(Serde(&self.meta))),
             "event" => Some(self.event.view()),
+            "answer" => self.answer.clone(),
             "each" => self
                 .each
                 .as_ref()

@@ -10,7 +10,7 @@
 //! | `edit`, `insert`, `transcode` | changes; each changed segment owns its bytes, the others stay verbatim |
 //! | `path` | `PID-3[2].4.1` |
 //! | `separators`, `escape`, `charset`, `limits` | MSH-1/2, `\F\`, MSH-18, bounds |
-//! | `header`, `mode`, `ack`, `reply` | MSH alone, who wants which acknowledgement, writing and reading one |
+//! | `header`, `mode`, `ack`, `reply`, `relay` | MSH alone, who wants which acknowledgement, writing, reading and passing one on |
 //! | `batch` | FHS/BHS/BTS/FTS and several messages in one piece |
 
 mod ack;
@@ -27,6 +27,7 @@ mod marks;
 mod message;
 mod mode;
 mod path;
+mod relay;
 mod reply;
 mod segment;
 mod separators;
@@ -50,6 +51,7 @@ pub use limits::Limits;
 pub use message::Message;
 pub use mode::{Condition, Mode};
 pub use path::{Path, PathError};
+pub use relay::Relayed;
 pub use reply::{AckReply, ReplyCode, ReplyError};
 pub use segment::SegmentRef;
 pub use separators::{SeparatorError, Separators};

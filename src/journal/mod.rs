@@ -62,7 +62,7 @@ pub use error::JournalError;
 pub use prune::{Prune, Pruned};
 pub use room::{Amount, DiskSpace, Margins, Room};
 pub use state::{DeliveryState, MessageState};
-pub use stored::{Removed, Stored};
+pub use stored::{Answered, Removed, Stored};
 pub use verify::{Backup, Verified, restore, verify};
 
 /// What a source hands over to be kept: one body for one or more channels.
@@ -277,6 +277,9 @@ pub struct Attempt {
     /// A dead letter that holds up what comes after it in its order, until somebody retries or cancels it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds: bool,
+    /// How the peer answered, beside the content of its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Answered>,
     /// What the peer answered; kept as a body, not in the metadata.
     #[serde(skip)]
     pub response: Option<Bytes>,

@@ -9,6 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::JournalError;
 use crate::message::MessageId;
 
+/// How a peer answered by HTTP, beside the content of its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The status.
+    pub status: u16,
+    /// What kind of content it said its answer is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+}
+
 /// Content that the journal has, or had.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Stored {

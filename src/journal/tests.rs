@@ -203,6 +203,7 @@ async fn child() {
                         error: None,
                         counted: true,
                         holds: false,
+                        answered: None,
                         response: None,
                     };
                     let delivery = |name: &str| DeliveryId { message: id, destination: name.to_owned() };

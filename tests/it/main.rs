@@ -3,6 +3,7 @@
 
 mod support;
 
+mod acks;
 mod api;
 mod bench;
 mod channel_tests;
@@ -19,6 +20,7 @@ mod faults;
 mod faults_by_class;
 mod hosted;
 mod http;
+mod http_source;
 mod journal;
 mod journal_commands;
 mod lanes;

@@ -283,6 +283,7 @@ fn attempt() -> Attempt {
         error: None,
         counted: true,
         holds: false,
+        answered: None,
         response: None,
     }
 }

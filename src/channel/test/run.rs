@@ -16,7 +16,7 @@ use crate::channel::worker::{Processed, process};
 use crate::hl7;
 use crate::journal::{NewDelivery, Transformed};
 use crate::message::{Body, Format, Message, MessageId, Meta, Origin};
-use crate::source::{EventSource, judge};
+use crate::source::{AckWhen, End, EventSource, Fate, Judged, judge};
 
 /// The id that the message of every test has.
 const TEST_ID: &str = "01KF0K8Y20TEST000000000001";
@@ -98,13 +98,14 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
         received_at: TEST_TIME.parse::<Timestamp>().expect("a valid time"),
         origin: Origin { source: spec.source_kind.to_owned(), ..Origin::default() },
     };
+    let mut judged = None;
     let read = if spec.source_kind == EventSource::NAME {
-        if let Some(ack) = &test.ack {
-            result.fail("ack", ack.clone(), "events are not acknowledged by HL7: leave `ack` out");
-        }
-        read_event(spec, meta, input, result)
+        read_event(spec, meta.clone(), input, result)
+    } else if spec.source.format() == Format::Hl7 {
+        read_hl7(meta.clone(), judged.insert(look(spec, input)))
     } else {
-        read_hl7(spec, test, meta, input, result)
+        Message::read(meta.clone(), spec.source.format(), input, &hl7::Limits::default())
+            .map_err(|error| error.to_string())
     };
     // What is refused at the door is judged like a step that failed: the test's other words must hold of it too.
     let errored = |place: &str, error: String| Processed {
@@ -116,6 +117,15 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
             .unwrap_or_else(|_| errored("transformer", "it panicked, which is a bug in Labwire".to_owned())),
         Err(reason) => errored("the input", reason),
     };
+    if let Some(expected) = &test.ack {
+        let found = match &judged {
+            Some(judged) => acknowledgement(spec, judged, &meta, &processed.outcome),
+            None => "no acknowledgement by HL7: leave `ack` out".to_owned(),
+        };
+        if *expected != found {
+            result.fail("ack", expected.clone(), found);
+        }
+    }
     judge_outcome(test, &processed.outcome, result);
     for (destination, expected) in &test.sent {
         judge_sent(destination, expected, &processed.deliveries, result);
@@ -143,23 +153,27 @@ fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult
     }
 }
 
-fn read_hl7(
-    spec: &ChannelSpec,
-    test: &TestSpec,
-    meta: Meta,
-    input: &Bytes,
-    result: &mut TestResult,
-) -> Result<Message, String> {
-    let judged = spec.source.judge(input).unwrap_or_else(|| judge(input, &hl7::Limits::default()));
-    let ack = judged.acknowledgement(meta.id, meta.received_at);
-    let found = ack
-        .and_then(|bytes| hl7::AckReply::parse(&bytes).ok())
-        .map_or("none".to_owned(), |reply| reply.code.to_string());
-    if let Some(expected) = &test.ack
-        && *expected != found
-    {
-        result.fail("ack", expected.clone(), found);
-    }
+fn look(spec: &ChannelSpec, input: &Bytes) -> Judged {
+    spec.source.judge(input).unwrap_or_else(|| judge(input, &hl7::Limits::default()))
+}
+
+/// The code that the sender gets. Where the source waits for the delivery, the receiver is taken to be content: a test has none.
+fn acknowledgement(spec: &ChannelSpec, judged: &Judged, meta: &Meta, outcome: &Transformed) -> String {
+    let end = match outcome {
+        Transformed::Filtered { .. } => End::Filtered,
+        Transformed::Errored { .. } => End::Errored,
+        Transformed::Queued => End::Sent,
+    };
+    let ack = if spec.source.acknowledges() == AckWhen::Received || judged.rejection().is_some() {
+        judged.acknowledgement(meta.id, meta.received_at)
+    } else {
+        let (at, received_at) = (meta.received_at, meta.received_at);
+        judged.outcome(&Fate { id: meta.id, end, at, received_at, response: None, answered: None }, meta.id)
+    };
+    ack.and_then(|bytes| hl7::AckReply::parse(&bytes).ok()).map_or("none".to_owned(), |reply| reply.code.to_string())
+}
+
+fn read_hl7(meta: Meta, judged: &Judged) -> Result<Message, String> {
     match (judged.rejection(), judged.message()) {
         (None, Some(message)) => {
             Ok(Message { meta, body: Arc::new(Body::Hl7(message.clone())), event: Arc::default() })

@@ -57,6 +57,12 @@ impl ServerTls {
         Acceptor::new(self, place)
     }
 
+    /// Where its files are and what else it says: the same text is the same TLS, for those who share a listener.
+    pub fn told(&self) -> String {
+        let ca = self.client_ca.as_ref().map(|ca| &ca.secret);
+        format!("{:?} {:?} {ca:?} {}", self.cert.secret, self.key.secret, self.handshake_timeout)
+    }
+
     /// What is wrong with the files that are named, as far as they can be read here: for `labwire check`.
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut found = mistakes_in_pair(&self.cert, &self.key);

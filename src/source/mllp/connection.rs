@@ -1,5 +1,7 @@
 //! One peer: frames in, acknowledgements out, in order.
 
+mod waiting;
+
 use std::io;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::{Pin, pin};
@@ -21,6 +23,7 @@ use crate::journal::{Identity, OtherBody, Receipt, Repeat};
 use crate::message::{Format, MessageId, Origin, Refs};
 use crate::mllp::{self, Decoder, Event};
 use crate::net::tls::{Stream, TlsError};
+use crate::source::ack::Awaited;
 use crate::source::{Intake, Taken};
 
 /// A peer that does not take its acknowledgement for so long is given up.
@@ -38,6 +41,8 @@ pub(super) struct Options {
     pub(super) frame_timeout: Duration,
     pub(super) charset: Option<Charset>,
     pub(super) duplicate_window: Option<Duration>,
+    /// What is waited for before a message is acknowledged; none where its receipt is enough.
+    pub(super) awaited: Option<Awaited>,
 }
 
 /// Who calls.
@@ -243,7 +248,10 @@ impl Connection {
             self.refused = true;
             return self.answer(judged.refusal(id, received_at), id).await;
         }
-        let acknowledgement = judged.acknowledgement(id, received_at).map(Bytes::from);
+        let waits = self.options.awaited.is_some() && judged.wants_outcome();
+        let waiter = waits.then(|| self.intake.waiter(id));
+        // Where it is waited for the outcome, the answer follows from that, which is in the journal itself.
+        let acknowledgement = if waits { None } else { judged.acknowledgement(id, received_at).map(Bytes::from) };
         let accepted = self.intake.accept(Taken {
             id,
             received_at,
@@ -265,7 +273,10 @@ impl Connection {
                     None if receipt.repeat() == Repeat::SameBody => {}
                     None => debug!(channel = self.intake.channel(), peer = self.peer, message = %id, "received"),
                 }
-                self.acknowledge(&receipt, acknowledgement, id).await
+                match waiter {
+                    Some(waiter) => self.answer_outcome(&receipt, &judged, waiter).await,
+                    None => self.acknowledge(&receipt, acknowledgement, id).await,
+                }
             }
             // The journal says so once; the connection stays, because there may be room for the next one.
             Err(error) if error.is_full() => {

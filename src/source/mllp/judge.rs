@@ -8,9 +8,12 @@
 //!
 //! At most one acknowledgement leaves for a message. Where MSH-15 and MSH-16 both ask, the accept acknowledgement is the one:
 //! an application acknowledgement would be the word of the system behind us, and this listener answers on receipt. Where
-//! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it.
+//! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it. What is answered where the listener waits for
+//! more than the receipt is in `judge/outcome.rs`.
 //!
 //! An acknowledgement that comes in is taken like any message, but never acknowledged: two engines would do so for ever.
+
+mod outcome;
 
 use std::sync::Arc;
 

@@ -20,7 +20,9 @@ use toml::Spanned;
 
 use self::clients::Clients;
 use self::listener::{Doors, Handshake, Listener};
-use super::{Source, SourceConfig, SourceKind};
+use super::ack::awaited;
+use super::duplicates::DuplicateWindow;
+use super::{AckWhen, Source, SourceConfig, SourceKind};
 use crate::config::{
     BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, parsed, report, time_limit,
 };
@@ -47,10 +49,17 @@ const NAME: &str = "mllp";
 struct Mllp {
     /// Where to listen, as in "0.0.0.0:2575" (every address of this machine); port 0 picks a free one.
     listen: Listen,
-    /// When to acknowledge.
+    /// When to acknowledge: "received" (as soon as the message is on disk; the default), "transformed" (once the transformer is
+    /// done with it: AE where it failed), "delivered" (once it was delivered, or will not be: the receiver's own answer).
     #[serde(default)]
-    #[expect(dead_code, reason = "it has one value so far; `transformed` and `delivered` come later")]
     ack: AckWhen,
+    /// With `ack = "delivered"`: the destination whose answer is passed on. Without it, the first one of the file.
+    #[schemars(with = "Option<String>")]
+    ack_from: Option<Spanned<String>>,
+    /// With `ack = "transformed"` or `"delivered"`: how long is waited. Then AE is answered; the message stays and goes on, and who
+    /// sends it again learns what became of it (30s if not given).
+    #[schemars(with = "Option<Duration>")]
+    ack_timeout: Option<Spanned<Duration>>,
     /// The largest message taken, without its frame. A larger one is answered AR where its MSH can be read (16MiB if not given).
     #[serde(default = "default_max_frame", deserialize_with = "some_bytes")]
     #[schemars(with = "ByteSize")]
@@ -108,15 +117,6 @@ fn default_frame_timeout() -> Duration {
     Duration::from_secs(30)
 }
 
-/// When a message is acknowledged.
-#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum AckWhen {
-    /// As soon as the message is on disk. (`transformed` and `delivered` come in a later version.)
-    #[default]
-    Received,
-}
-
 fn some_idle_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let help = "leave the key out to keep quiet connections open";
     more_than(deserializer, Duration::from_millis(0), "every connection would be closed at once", help).map(Some)
@@ -164,48 +164,6 @@ impl JsonSchema for FallbackCharset {
     }
 }
 
-/// For how long a message is known again; none: each is a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DuplicateWindow(Option<Duration>);
-
-impl Default for DuplicateWindow {
-    fn default() -> DuplicateWindow {
-        DuplicateWindow(Some(Duration::from_secs(72 * 60 * 60)))
-    }
-}
-
-impl DuplicateWindow {
-    fn parse(text: &str) -> Result<DuplicateWindow, (String, String)> {
-        let help = || "a duration as in \"72h\", or \"off\" to take every message as a new one".to_owned();
-        if text == "off" {
-            return Ok(DuplicateWindow(None));
-        }
-        match Duration::parse(text) {
-            Some(window) if window == Duration::from_millis(0) => {
-                Err(("no message comes again so soon".to_owned(), help()))
-            }
-            Some(window) => Ok(DuplicateWindow(Some(window))),
-            None => Err((format!("`{text}` is not a duration"), help())),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for DuplicateWindow {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DuplicateWindow, D::Error> {
-        parsed(deserializer, DuplicateWindow::default(), DuplicateWindow::parse)
-    }
-}
-
-impl JsonSchema for DuplicateWindow {
-    fn schema_name() -> Cow<'static, str> {
-        "DuplicateWindow".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
-}
-
 /// Reads the options, and reports what does not go together.
 fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
     let config = table.read::<Mllp>()?;
@@ -214,6 +172,7 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
         let help = "add `client_ca` to `tls`: the authority that clients' certificates must come from".to_owned();
         report(clients.span(), "`clients` without `client_ca`", "clients need no certificate", Some(help));
     }
+    awaited(config.ack, config.ack_from.as_ref(), config.ack_timeout.as_ref());
     Some(Box::new(config))
 }
 
@@ -221,6 +180,14 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
 impl SourceConfig for Mllp {
     fn resources(&self) -> Vec<Resource> {
         vec![Resource::Port(self.listen.0)]
+    }
+
+    fn acknowledges(&self) -> AckWhen {
+        self.ack
+    }
+
+    fn answers_from(&self) -> Option<&Spanned<String>> {
+        self.ack_from.as_ref()
     }
 
     fn mistakes(&self) -> Vec<Mistake> {
@@ -257,6 +224,7 @@ impl SourceConfig for Mllp {
             frame_timeout: self.frame_timeout.get(),
             charset: self.charset.map(|FallbackCharset(charset)| charset),
             duplicate_window: self.duplicate_window.0.map(Duration::get),
+            awaited: awaited(self.ack, self.ack_from.as_ref(), self.ack_timeout.as_ref()),
         };
         let doors = Doors {
             max_connections: self.max_connections,
