@@ -1,12 +1,13 @@
 //! Content as the journal has it: kept, or removed after its time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::JournalError;
+use super::{JournalError, main_of};
 use crate::message::MessageId;
 
 /// Content that the journal has, or had.
@@ -36,6 +37,14 @@ impl Stored {
         match self {
             Stored::Kept(bytes) => Some(bytes),
             Stored::Removed(_) => None,
+        }
+    }
+
+    /// Of a delivery's content, what people mean by it: without companions of a file.
+    pub(super) fn main(self, properties: &BTreeMap<String, String>) -> Stored {
+        match self {
+            Stored::Kept(bytes) => Stored::Kept(main_of(&bytes, properties)),
+            removed @ Stored::Removed(_) => removed,
         }
     }
 

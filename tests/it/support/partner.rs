@@ -65,6 +65,14 @@ impl Partner {
         partner
     }
 
+    /// OpenSSH's server with host keys of these kinds, more lines of configuration, and files that may lie elsewhere.
+    pub fn with_config(host_keys: &'static [&'static str], more: &str, files: Option<PathBuf>) -> Partner {
+        let mut partner = Partner::start(Make::OpenSsh);
+        let sshd = Sshd::start_with(&partner.folder.path().join("key"), host_keys, more, files);
+        partner.server = Server::OpenSsh(Box::new(sshd));
+        partner
+    }
+
     /// Our own server, which takes files up to this size.
     pub async fn with_file_limit(file_bytes: u64) -> Partner {
         let mut partner = Partner::start(Make::Hosted);
@@ -98,10 +106,10 @@ impl Partner {
         }
     }
 
-    /// The fingerprint of its (ed25519) host key.
+    /// The fingerprint of its (first) host key.
     pub fn fingerprint(&self) -> String {
         match &self.server {
-            Server::OpenSsh(sshd) => sshd.fingerprint("ed25519"),
+            Server::OpenSsh(sshd) => sshd.fingerprint(sshd.kinds[0]),
             Server::Hosted { hosted, .. } => hosted.as_ref().unwrap().fingerprint().to_owned(),
         }
     }

@@ -1,5 +1,7 @@
 //! The SFTP destination against two real servers: OpenSSH's, and Labwire's own.
 
+mod connections;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
