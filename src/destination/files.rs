@@ -16,7 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{FaultClass, SendError};
-use crate::config::parsed;
+use crate::config::{parsed, report};
 use crate::expr::{ExprError, Expression, FileNameTemplate, PathTemplate, Scope};
 use crate::journal::Outgoing;
 use crate::message::Message;
@@ -282,8 +282,17 @@ pub(super) fn numbered(name: &str, number: usize) -> String {
 }
 
 /// What cannot be right about the options of a file destination, whatever the partner is.
-pub(super) fn check(table: &std::ops::Range<usize>, name: &str, exists: Exists, companions: &[Companion]) {
-    use crate::config::report;
+pub(super) fn check(
+    table: &std::ops::Range<usize>,
+    name: &str,
+    exists: Exists,
+    companions: &[Companion],
+    temporary: &Temporary,
+) {
+    if temporary.prefix.is_empty() && temporary.suffix.is_empty() && temporary.directory.is_none() {
+        let help = "give it a `prefix`, a `suffix` or a `directory`".to_owned();
+        report(table.clone(), format!("in {name}, the `temporary` name is the final one"), "", Some(help));
+    }
     if companions.len() > COMPANIONS {
         report(table.clone(), format!("{name} has more than {COMPANIONS} companions"), "", None);
     }

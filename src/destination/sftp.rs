@@ -168,7 +168,7 @@ fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
             Some("a passphrase belongs to a key".to_owned()),
         );
     }
-    files::check(&span, &name, options.exists, &options.companion);
+    files::check(&span, &name, options.exists, &options.companion, &options.temporary);
     Some(Box::new(options))
 }
 

@@ -226,22 +226,6 @@ pub struct Outgoing {
     pub properties: std::collections::BTreeMap<String, String>,
 }
 
-impl Outgoing {
-    /// The property that says how many bytes of the content come first, where something else follows them: companions of a file.
-    pub(crate) const MAIN_BYTES: &str = "main_bytes";
-
-    /// The content without what follows it.
-    pub fn main(&self) -> Bytes {
-        main_of(&self.content, &self.properties)
-    }
-}
-
-/// Of a delivery's content, what people mean by it.
-fn main_of(content: &Bytes, properties: &std::collections::BTreeMap<String, String>) -> Bytes {
-    let bytes = properties.get(Outgoing::MAIN_BYTES).and_then(|bytes| bytes.parse().ok());
-    content.slice(..bytes.map_or(content.len(), |bytes: usize| bytes.min(content.len())))
-}
-
 impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outgoing").field("bytes", &self.content.len()).finish_non_exhaustive()

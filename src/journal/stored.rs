@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{JournalError, main_of};
+use super::{JournalError, Outgoing};
 use crate::message::MessageId;
 
 /// Content that the journal has, or had.
@@ -76,4 +76,20 @@ impl fmt::Debug for Stored {
             Stored::Removed(removed) => removed.fmt(f),
         }
     }
+}
+
+impl Outgoing {
+    /// The property that says how many bytes of the content come first, where something else follows them: companions of a file.
+    pub(crate) const MAIN_BYTES: &str = "main_bytes";
+
+    /// The content without what follows it.
+    pub fn main(&self) -> Bytes {
+        main_of(&self.content, &self.properties)
+    }
+}
+
+/// Of a delivery's content, what people mean by it.
+fn main_of(content: &Bytes, properties: &std::collections::BTreeMap<String, String>) -> Bytes {
+    let bytes = properties.get(Outgoing::MAIN_BYTES).and_then(|bytes| bytes.parse().ok());
+    content.slice(..bytes.map_or(content.len(), |bytes: usize| bytes.min(content.len())))
 }

@@ -1,6 +1,8 @@
 //! The SFTP destination against two real servers: OpenSSH's, and Labwire's own.
 
 mod connections;
+mod faults;
+mod options;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +42,7 @@ async fn a_file_arrives_whole_under_its_name_and_nothing_else_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_again_is_success_and_something_else_is_a_conflict() {
+async fn f61_the_same_again_is_success_and_something_else_is_a_conflict() {
     for make in MAKES {
         let partner = Partner::start(make);
         let mut destination = partner.destination(&[]).await;
@@ -70,7 +72,7 @@ async fn the_same_again_is_success_and_something_else_is_a_conflict() {
 
 /// The name is taken between our look and our rename: what is there wins.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
+async fn f61_a_name_that_is_taken_meanwhile_is_not_overwritten() {
     for make in MAKES {
         for (theirs, outcome) in [(&b"theirs"[..], Err(Disposition::Dead)), (ORDER.as_bytes(), Ok(()))] {
             let partner = Partner::start(make);
@@ -95,7 +97,7 @@ async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_in_the_middle_gets_one_whole_file_later() {
+async fn f59_a_server_killed_in_the_middle_gets_one_whole_file_later() {
     for make in MAKES {
         let mut partner = Partner::start(make);
         let mut destination = partner.destination(&[]).await;
@@ -150,7 +152,7 @@ async fn a_kept_connection_that_died_is_replaced_within_the_attempt() {
 
 /// The connection breaks after the server has renamed and before it can say so.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unanswered_rename_is_found_out_by_looking() {
+async fn f60_an_unanswered_rename_is_found_out_by_looking() {
     for make in MAKES {
         for taken_away in [false, true] {
             let partner = Partner::start(make);
@@ -199,7 +201,7 @@ async fn a_dropped_attempt_leaves_nothing_under_the_final_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_host_key_is_refused_with_both_fingerprints() {
+async fn f64_a_changed_host_key_is_refused_with_both_fingerprints() {
     for make in MAKES {
         let mut partner = Partner::start(make);
         let pinned = partner.fingerprint();

@@ -197,10 +197,15 @@ impl Partner {
 
 /// Reads the options of an `sftp` destination; the diagnostics when there are any.
 pub fn parse(options: &str, folder: &Path) -> Result<Box<dyn DestinationConfig>, Vec<String>> {
+    parse_kind("sftp", options, folder)
+}
+
+/// The same for a destination of any kind.
+pub fn parse_kind(kind: &str, options: &str, folder: &Path) -> Result<Box<dyn DestinationConfig>, Vec<String>> {
     let file = SourceFile::new(Path::new("channel.toml"), options);
     let read = collect(&file, folder, || {
         let entries = DeTable::parse(&file.text).unwrap().into_inner();
-        let kind = KINDS.iter().find(|kind| kind.name == "sftp").unwrap();
+        let kind = KINDS.iter().find(|known| known.name == kind).unwrap();
         (kind.parse)(Table::new(entries, 0..options.len(), "[destination.partner]"))
     });
     match read.value {

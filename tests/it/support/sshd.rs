@@ -133,12 +133,17 @@ impl Sshd {
         self.process.as_ref().map_or(0, |process| children(process.id()).len())
     }
 
-    /// Kills the server and all its sessions at once.
-    pub fn kill(&mut self) {
-        let Some(mut process) = self.process.take() else { return };
-        for id in descendants(process.id()) {
+    /// Kills the processes that serve connections; the server lives on.
+    pub fn kill_sessions(&self) {
+        for id in self.sessions() {
             let _ = Command::new("kill").args(["-KILL", &id.to_string()]).stderr(Stdio::null()).status();
         }
+    }
+
+    /// Kills the server and all its sessions at once.
+    pub fn kill(&mut self) {
+        self.kill_sessions();
+        let Some(mut process) = self.process.take() else { return };
         let _ = process.kill();
         let _ = process.wait();
     }
