@@ -103,7 +103,7 @@ struct Options {
     /// Longest wait: for the connection, and for each answer.
     #[serde(default = "default_timeout", deserialize_with = "time_limit")]
     timeout: Duration,
-    /// Most connections to this server as this user, of all channels together. Default 4.
+    /// Most connections to this server as this user, of all channels together: with a higher `parallel`, more. Default 4.
     #[serde(default = "default_connections", deserialize_with = "some_connections")]
     #[schemars(with = "u32")]
     connections: usize,

@@ -257,7 +257,7 @@ impl Client {
         let known = self.family.load(Ordering::Relaxed).checked_sub(1);
         let first = match (self.handshake(plug, known), known) {
             // A server that has other kinds of key by now.
-            (Err(SshError::Handshake { .. }), Some(_)) => {
+            (Err(SshError::Algorithms { .. }), Some(_)) => {
                 self.family.store(0, Ordering::Relaxed);
                 self.handshake(plug, None)?
             }
@@ -311,8 +311,7 @@ impl Client {
         let mut connected = Connected { session, socket };
         match connected.session.handshake() {
             Ok(()) => Ok(connected),
-            // While other kinds of host key are tried, having none of them is an answer like any other.
-            Err(error) if family.is_none() && is_disagreement(&error) => {
+            Err(error) if is_disagreement(&error) => {
                 drop(connected);
                 Err(self.disagreement(plug, &offer).unwrap_or_else(|| failed(error)))
             }

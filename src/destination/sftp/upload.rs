@@ -52,8 +52,8 @@ pub(super) struct Uploader {
     manner: Manner,
     /// Temporary files of earlier attempts, by folder; a folder is in here once it was searched.
     leftovers: HashMap<String, Vec<String>>,
-    /// A rename whose answer never came.
-    unanswered: Option<Names>,
+    /// A rename whose answer never came, and of what.
+    unanswered: Option<(Names, Bytes)>,
 }
 
 /// Why an upload ended without success.
@@ -143,19 +143,22 @@ impl Uploader {
         Ok(Delivered { response: Some(Bytes::from(said.join("; before it "))) })
     }
 
-    fn upload(&mut self, sftp: &Sftp, names: &mut Names, content: &[u8]) -> Result<String, Failure> {
+    fn upload(&mut self, sftp: &Sftp, names: &mut Names, content: &Bytes) -> Result<String, Failure> {
         let replaces = match self.judge(sftp, names, content)? {
-            Judged::Done(said) => return Ok(said),
+            Judged::Done(said) => {
+                self.unanswered.take_if(|(earlier, _)| earlier.last() == names.last());
+                return Ok(said);
+            }
             Judged::Free => false,
             Judged::Replace => true,
         };
+        // Another message of the same name is another matter.
         let is_gone = self
             .unanswered
-            .take_if(|earlier| earlier.directory == names.directory && earlier.file_name == names.file_name)
-            .map(|earlier| {
-                look("looking for an earlier attempt", sftp, &earlier.temporary()).map(|found| found.is_none())
-            })
-            .transpose()?;
+            .take_if(|(earlier, of)| earlier.last() == names.last() && of == content)
+            .map(|(earlier, _)| look("looking for an earlier attempt", sftp, &earlier.temporary()))
+            .transpose()?
+            .map(|found| found.is_none());
         if is_gone == Some(true) && self.manner.taken_away != Some(TakenAway::Retry) {
             // The rename was asked for when the whole file was there, and neither name is left.
             return Ok(format!(
@@ -215,7 +218,7 @@ impl Uploader {
     }
 
     /// The last step. Whatever is under the final name stays, unless it is to be replaced.
-    fn rename(&mut self, sftp: &Sftp, names: &Names, content: &[u8], replaces: bool) -> Result<String, Failure> {
+    fn rename(&mut self, sftp: &Sftp, names: &Names, content: &Bytes, replaces: bool) -> Result<String, Failure> {
         let (temporary, last) = (names.temporary(), names.last());
         if replaces {
             // SFTP 3 has no renaming over a file. The new one is whole by now, beside it.
@@ -223,7 +226,7 @@ impl Uploader {
             removed
                 .or_else(|code| if is_missing(code) { Ok(()) } else { Err(refused("remove the old file", code)) })?;
         }
-        self.unanswered = Some(names.clone());
+        self.unanswered = Some((names.clone(), content.clone()));
         let renamed =
             answer("renaming", sftp.rename(Path::new(&temporary), Path::new(&last), Some(RenameFlags::empty())))?;
         self.unanswered = None;

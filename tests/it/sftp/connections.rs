@@ -73,6 +73,9 @@ fn algorithms_that_are_unknown_are_mistakes_and_old_ones_are_warned_about() {
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(0), "{said}");
         assert!(said.contains(words) && said.contains("warning: ") != words.is_empty(), "{said}");
+        let output = labwire().args(["check", "--format", "json"]).arg(&file).output().unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["warnings"].as_array().unwrap().len(), usize::from(!words.is_empty()), "{said}");
     }
 }
 

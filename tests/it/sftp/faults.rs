@@ -97,6 +97,32 @@ async fn f62_a_file_that_is_gone_after_an_unanswered_rename_is_judged_as_the_opt
     }
 }
 
+/// What is known of one file's rename says nothing about the next file of the same name.
+#[tokio::test(flavor = "multi_thread")]
+async fn f62_another_file_of_the_same_name_is_not_taken_for_the_one_that_is_gone() {
+    for tried_again in [false, true] {
+        let partner = Partner::start(Make::OpenSsh);
+        let last = partner.files().join("a.hl7");
+        let cut = AtomicBool::new(false);
+        let proxy = Cutter::start(partner.port(), {
+            let last = last.clone();
+            move || last.exists() && !cut.swap(true, Ordering::Relaxed)
+        });
+        let port = proxy.await.address.port().to_string();
+        let mut destination = partner.destination(&[("port", &port)]).await;
+        let first = outgoing(".", "a.hl7", ORDER);
+        assert_eq!(send(&mut destination, &first).await.unwrap_err().class, FaultClass::Reset);
+        if tried_again {
+            assert!(send(&mut destination, &first).await.unwrap().starts_with("already there"));
+        }
+        std::fs::remove_file(&last).unwrap();
+        let second = if tried_again { first } else { outgoing(".", "a.hl7", "MSH|another") };
+        let answer = send(&mut destination, &second).await.unwrap();
+        assert!(answer.starts_with("stored a.hl7") && !answer.contains("taken away"), "{tried_again}: {answer}");
+        assert_eq!(std::fs::read(&last).unwrap(), second.content, "{tried_again}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f63_a_full_disk_at_the_partner_keeps_nothing_half_and_is_tried_again() {
     let Some(disk) = Mount::tmpfs(2) else { return };

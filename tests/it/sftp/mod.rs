@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use labwire::destination::{Disposition, KINDS};
+use labwire::destination::{Disposition, FaultClass, KINDS};
 use labwire::message::{Format, Message, MessageIds, Meta, Origin};
 
 use crate::support::cutter::Cutter;
@@ -231,6 +231,20 @@ async fn a_pinned_key_of_any_kind_is_asked_for() {
             send(&mut destination, &outgoing(".", &name, ORDER)).await.expect(kind);
         }
     }
+}
+
+/// The kind of key that was pinned is gone, and with it what we ask for since it was found.
+#[tokio::test(flavor = "multi_thread")]
+async fn f64_a_host_key_of_another_kind_is_refused_with_both_fingerprints() {
+    let mut partner = Partner::with_every_host_key();
+    let pinned = partner.sshd().fingerprint("rsa");
+    let mut destination = partner.destination(&[("host_key", &format!("\"{pinned}\""))]).await;
+    send(&mut destination, &outgoing(".", "a.hl7", ORDER)).await.unwrap();
+    partner.change_kinds(&["ed25519"]);
+    let presented = partner.fingerprint();
+    let error = send(&mut destination, &outgoing(".", "b.hl7", ORDER)).await.unwrap_err();
+    assert_eq!(error.class, FaultClass::HostKey, "{error}");
+    assert!(error.message.contains(&pinned) && error.message.contains(&presented), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,9 @@ use labwire::destination::{Destination, DestinationConfig, Disposition, SendErro
 use labwire::message::{Format, Message, MessageIds, Meta, Origin};
 
 use crate::support::cutter::Cutter;
+use crate::support::mllp_client::MllpClient;
 use crate::support::partner::{Make, Partner, names, outgoing, parse_kind, send};
+use crate::support::rig::Rig;
 use crate::support::sshd::text_of;
 
 const KINDS: [&str; 2] = ["sftp", "file"];
@@ -102,6 +104,23 @@ async fn a_companion_is_there_before_the_file_that_announces_it() {
         // As after a crash: all is there already.
         assert!(spot.send(COMPANION, REPORT).await.unwrap().contains("already"), "{kind}");
     }
+}
+
+/// In the engine: what is journaled holds the companion, and what people are shown is the message.
+#[test]
+fn a_companion_goes_through_the_journal_and_is_not_shown_as_the_message() {
+    let rig = Rig::with(&format!(
+        "name = \"reports\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n[destination.out]\ntype = \"file\"\n\
+         directory = \"../out\"\nfile_name = \"a.hl7\"\n{}",
+        COMPANION.replace("[[companion]]", "[[destination.out.companion]]")
+    ));
+    let mut client = MllpClient::connect(rig.listener("reports")).unwrap();
+    client.send(REPORT.as_bytes()).unwrap();
+    let sent = rig.wait_for("sent", 1);
+    assert_eq!(names(&rig.path().join("out")), ["a.hl7", "a.pdf"]);
+    assert_eq!(std::fs::read(rig.path().join("out/a.pdf")).unwrap(), PDF);
+    let story = rig.story(sent[0]["id"].as_str().unwrap()).to_string();
+    assert!(story.contains("a.pdf") && story.contains("ORU^R01") && !story.contains("%PDF"), "{story}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

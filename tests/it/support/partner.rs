@@ -122,6 +122,13 @@ impl Partner {
         }
     }
 
+    /// Starts OpenSSH's server again with new host keys of other kinds.
+    pub fn change_kinds(&mut self, kinds: &'static [&'static str]) {
+        let Server::OpenSsh(sshd) = &mut self.server else { panic!("this is not OpenSSH") };
+        sshd.kinds = kinds;
+        sshd.change_host_keys();
+    }
+
     /// Ends it with everything it is doing.
     pub async fn kill(&mut self) {
         match &mut self.server {
