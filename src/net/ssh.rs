@@ -363,7 +363,14 @@ impl Client {
                 } else if offers("keyboard-interactive") && !offers("password") {
                     session.userauth_keyboard_interactive(user, &mut Answers(password))
                 } else {
-                    session.userauth_password(user, password)
+                    let given = session.userauth_password(user, password);
+                    // Servers that have both may take it in one way only.
+                    match given {
+                        Err(error) if is_refusal(&error) && offers("keyboard-interactive") => {
+                            session.userauth_keyboard_interactive(user, &mut Answers(password))
+                        }
+                        given => given,
+                    }
                 };
                 result.map_err(|error| self.login_error(&error, "password"))
             }
@@ -396,6 +403,10 @@ impl Client {
 fn is_disagreement(error: &ssh2::Error) -> bool {
     let codes = [libssh2::KEX_FAILURE, libssh2::KEY_EXCHANGE_FAILURE, libssh2::METHOD_NONE];
     matches!(error.code(), ErrorCode::Session(code) if codes.contains(&code))
+}
+
+fn is_refusal(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(libssh2::AUTHENTICATION_FAILED)
 }
 
 /// Error codes of libssh2 (`LIBSSH2_ERROR_…`), which the crate does not name.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use labwire::destination::{Disposition, FaultClass, KINDS};
 use labwire::message::{Format, Message, MessageIds, Meta, Origin};
+use russh::MethodKind;
 
 use crate::support::cutter::Cutter;
 use crate::support::eventually::eventually;
@@ -346,18 +347,21 @@ async fn a_server_that_does_not_take_the_file_is_tried_again_and_kept_clean() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_asked_for_is_given() {
-    let server = Interactive::start(PASSWORD).await;
-    let partner = Partner::start(Make::Hosted);
-    std::fs::write(partner.folder.path().join("wrong"), "wrong horse").unwrap();
-    let (port, host_key) = (server.address.port().to_string(), format!("\"{}\"", server.fingerprint));
-    for (file, disposition, words) in
-        [("password", Disposition::Retry, "does not start SFTP"), ("wrong", Disposition::Pause, "by password")]
-    {
-        let password = format!("{{ file = \"{file}\" }}");
-        let more = [("port", &*port), ("host_key", &host_key), ("key", ""), ("password", &password)];
-        let error = send(&mut partner.destination(&more).await, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
-        assert_eq!(error.disposition(), disposition, "{file}: {error}");
-        assert!(error.message.contains(words), "{file}: {error}");
+    // The second server refuses every password that is given to it unasked.
+    for ways in [&[MethodKind::KeyboardInteractive][..], &[MethodKind::Password, MethodKind::KeyboardInteractive]] {
+        let server = Interactive::start(PASSWORD, ways).await;
+        let partner = Partner::start(Make::Hosted);
+        std::fs::write(partner.folder.path().join("wrong"), "wrong horse").unwrap();
+        let (port, host_key) = (server.address.port().to_string(), format!("\"{}\"", server.fingerprint));
+        for (file, disposition, words) in
+            [("password", Disposition::Retry, "does not start SFTP"), ("wrong", Disposition::Pause, "by password")]
+        {
+            let password = format!("{{ file = \"{file}\" }}");
+            let more = [("port", &*port), ("host_key", &host_key), ("key", ""), ("password", &password)];
+            let error = send(&mut partner.destination(&more).await, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
+            assert_eq!(error.disposition(), disposition, "{ways:?} {file}: {error}");
+            assert!(error.message.contains(words), "{ways:?} {file}: {error}");
+        }
     }
 }
 
