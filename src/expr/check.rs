@@ -12,7 +12,8 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::arguments::{self, Wrong};
 use super::cost::{self, TooMuch};
-use super::scope::{META, METHODS};
+use super::scope::META;
+use super::view::METHODS;
 use super::{ENVIRONMENT, Escaping};
 use crate::config;
 use crate::diagnostic::{SourceFile, did_you_mean};
@@ -52,6 +53,7 @@ const JINJA_VARIABLES: &[&str] = &["loop", "self", "super", "caller", "varargs",
 pub(super) const FILTERS: &[&str] = &[
     "abs",
     "base64",
+    "base64_decode",
     "batch",
     "bool",
     "capitalize",

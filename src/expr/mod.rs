@@ -14,6 +14,7 @@ mod escaping;
 mod filters;
 mod path;
 mod scope;
+mod view;
 mod web;
 
 use std::borrow::Cow;

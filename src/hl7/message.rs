@@ -91,6 +91,14 @@ impl Message {
         self.charset
     }
 
+    /// Bytes of this message as text.
+    ///
+    /// # Errors
+    /// [`CharsetError`] where they are not valid in the message's character set.
+    pub fn decode<'b>(&self, bytes: &'b [u8]) -> Result<Cow<'b, str>, CharsetError> {
+        self.charset.decode(bytes)
+    }
+
     /// What MSH-18 declares, where that is known.
     pub(super) fn declared_charset(&self) -> Option<Charset> {
         let field = self.segments().next()?.field(18)?;

@@ -16,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
 mod event;
+mod format;
 mod intake;
 mod mllp;
 
 pub use event::EventSource;
+pub use format::{CharsetOption, FormatOption, Incoming};
 pub use intake::{Intake, IntakeError, Taken};
 pub use mllp::{Judged, judge};
 

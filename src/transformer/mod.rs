@@ -310,35 +310,27 @@ fn scope(message: &Message, each: Option<&Each>) -> Scope {
 fn hl7_body<'m>(message: &'m Message, target: &Target) -> Result<&'m hl7::Message, StepError> {
     match &*message.body {
         Body::Hl7(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn hl7_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut hl7::Message, StepError> {
     match Arc::make_mut(&mut message.body) {
         Body::Hl7(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn json_body<'m>(message: &'m Message, target: &Target) -> Result<&'m Value, StepError> {
     match &*message.body {
         Body::Json(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn json_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut Value, StepError> {
     match Arc::make_mut(&mut message.body) {
         Body::Json(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
-    }
-}
-
-fn format_name(body: &Body) -> &'static str {
-    match body {
-        Body::Hl7(_) => "HL7",
-        Body::Json(_) => "JSON",
-        Body::Text(_) => "text",
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }

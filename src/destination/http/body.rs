@@ -59,6 +59,7 @@ impl Parts<'_> {
                 _ => Err(unfit("`body = \"json\"` needs a JSON message; make it JSON with a `template` step first")),
             },
             BodyKind::Xml => match body {
+                Body::Xml(_) => Ok((body.to_bytes(), Some(own()))),
                 Body::Text(text) if text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('<') => {
                     Ok((body.to_bytes(), Some(self.content_type.unwrap_or("application/xml").to_owned())))
                 }
@@ -109,9 +110,12 @@ fn unfit(message: &str) -> ExprError {
 /// The type of a message as it is. HL7 names its character set itself, in MSH-18.
 fn type_of(body: &Body) -> &'static str {
     match body {
-        Body::Hl7(_) => "application/hl7-v2",
+        Body::Hl7(_) | Body::Batch(_) => "application/hl7-v2",
         Body::Json(_) => "application/json",
         Body::Text(_) => "text/plain; charset=utf-8",
+        Body::Xml(_) => "application/xml",
+        Body::Csv(_) => "text/csv; charset=utf-8",
+        Body::Bytes(_) => "application/octet-stream",
     }
 }
 
