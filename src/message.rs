@@ -4,6 +4,7 @@
 
 mod batch;
 pub(crate) mod csv;
+mod encoded;
 mod refs;
 pub(crate) mod xml;
 
@@ -20,6 +21,7 @@ use crate::hl7;
 
 pub use batch::{Batch, MAX_PARTS};
 pub use csv::{Csv, Dialect};
+pub use encoded::{Encoded, Unencodable};
 pub use refs::{Ref, RefKind, Refs};
 pub use xml::{Element, Node, Xml, XmlPath};
 
@@ -36,6 +38,19 @@ impl MessageId {
     /// The id from its 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> MessageId {
         MessageId(ulid::Ulid::from_bytes(bytes))
+    }
+
+    /// The id of one of the parts that this message is split into, by its number from 1: the same whenever it is split. It has
+    /// this message's time, so that it sorts among those of its time.
+    pub fn part(self, number: u32) -> MessageId {
+        use sha2::Digest as _;
+        let mut hasher = sha2::Sha256::new();
+        hasher.update(self.to_bytes());
+        hasher.update(number.to_be_bytes());
+        let digest: [u8; 32] = hasher.finalize().into();
+        let mut bytes = self.to_bytes();
+        bytes[6..].copy_from_slice(&digest[..10]);
+        MessageId::from_bytes(bytes)
     }
 
     /// The last 20 characters, for fields that hold no more (MSH-10 is ST(20) up to HL7 v2.6): 80 random bits and the time's
@@ -242,6 +257,8 @@ pub enum Body {
     Bytes(Bytes),
     /// An HL7 batch, before it is taken apart: no step sees one.
     Batch(Batch),
+    /// Text, XML or delimited text that leaves in another character set. It is read as what it holds.
+    Encoded(Encoded),
 }
 
 impl Body {
@@ -254,6 +271,7 @@ impl Body {
             Body::Xml(_) => Format::Xml,
             Body::Csv(_) => Format::Csv,
             Body::Bytes(_) => Format::Bytes,
+            Body::Encoded(encoded) => encoded.body.format(),
         }
     }
 
@@ -267,6 +285,7 @@ impl Body {
             Body::Csv(csv) => Bytes::copy_from_slice(csv.text().as_bytes()),
             Body::Bytes(bytes) => bytes.clone(),
             Body::Batch(batch) => batch.raw().clone(),
+            Body::Encoded(encoded) => encoded.bytes().clone(),
         }
     }
 
@@ -276,6 +295,9 @@ impl Body {
         let text = || decoded(raw, charset.unwrap_or(hl7::Charset::UTF_8));
         match format {
             Format::Hl7 => match hl7::Message::parse_with(raw.clone(), limits, charset) {
+                Ok(_) if hl7::batch::second_message(raw).is_some() => {
+                    Batch::read(raw, limits, charset).map(Body::Batch)
+                }
                 Ok(message) => Ok(Body::Hl7(message)),
                 Err(error) if Batch::is_likely(&error) => Batch::read(raw, limits, charset).map(Body::Batch),
                 Err(error) => Err(UnreadableBody::Hl7(error.to_string())),
@@ -330,7 +352,8 @@ impl Message {
     pub fn read(meta: Meta, format: Format, raw: &Bytes, limits: &hl7::Limits) -> Result<Message, UnreadableBody> {
         let body = Body::read(raw, format, &meta.origin, limits)?;
         let event = match &body {
-            Body::Json(json) => Event::new(json.clone()),
+            // JSON that came another way is no event, and neither is a part of one.
+            Body::Json(json) if meta.origin.action.is_some() && meta.origin.part.is_none() => Event::new(json.clone()),
             _ => Event::default(),
         };
         Ok(Message { meta, body: Arc::new(body), event: Arc::new(event) })

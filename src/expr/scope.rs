@@ -32,13 +32,11 @@ pub struct Scope {
 impl Scope {
     /// The variables for a message.
     pub fn new(message: &Message) -> Scope {
-        Scope {
-            body: message.body.clone(),
-            meta: message.meta.clone(),
-            event: message.event.clone(),
-            each: None,
-            tables: None,
-        }
+        let body = match &*message.body {
+            Body::Encoded(encoded) => encoded.body.clone(),
+            _ => message.body.clone(),
+        };
+        Scope { body, meta: message.meta.clone(), event: message.event.clone(), each: None, tables: None }
     }
 
     /// The variables for a message, at one of its segments.

@@ -79,7 +79,7 @@ impl Object for View {
                 }
                 None => row(csv, key.as_usize()?),
             },
-            Body::Text(_) | Body::Bytes(_) | Body::Batch(_) => None,
+            Body::Text(_) | Body::Bytes(_) | Body::Batch(_) | Body::Encoded(_) => None,
         }
     }
 

@@ -141,6 +141,16 @@ impl Charset {
         }
     }
 
+    /// The set's name on the Internet (IANA): in XML declarations and `Content-Type`.
+    pub fn iana_name(&self) -> &'static str {
+        match self.name() {
+            "ASCII" => "US-ASCII",
+            "GB 18030" => "GB18030",
+            "BIG-5" => "Big5",
+            other => other,
+        }
+    }
+
     /// Whether a separator's byte may be half of another character in this set.
     pub(super) fn has_halves(&self) -> bool {
         matches!(self.0, Kind::Halves(_))

@@ -199,7 +199,9 @@ impl Message {
         };
         value.extend_from_slice(bytes);
         self.check_size(value.len())?;
-        self.check_encodable(found.unwrap_or(self.index.segments.len()), &[segment.raw(), bytes].concat())?;
+        if self.wire.is_some() {
+            self.check_encodable(found.unwrap_or(self.index.segments.len()), &[segment.raw(), bytes].concat())?;
+        }
         let at = match found {
             Some(at) => at,
             None => self.push_segment(path.segment().as_bytes())?,

@@ -159,6 +159,23 @@ impl Message {
         out
     }
 
+    /// A message of some of this one's segments, byte for byte, in the order given. The first of them must be MSH.
+    ///
+    /// # Errors
+    /// [`ParseError`] where these are no message.
+    pub fn excerpt(&self, segments: impl IntoIterator<Item = std::ops::Range<usize>>) -> Result<Message, ParseError> {
+        let mut bytes = Vec::new();
+        for segment in segments.into_iter().flat_map(|range| self.index.segments.get(range).unwrap_or_default()) {
+            match &self.wire {
+                Some(wire) => bytes.extend_from_slice(&wire.segment(segment)),
+                None => bytes.extend_from_slice(self.verbatim(segment)),
+            }
+        }
+        let mut message = Message::parse_with(bytes, &self.limits, Some(self.charset()))?;
+        message.assume_charset(self.charset());
+        Ok(message)
+    }
+
     /// The length of [`Message::to_bytes`].
     pub fn len(&self) -> usize {
         match &self.wire {

@@ -4,6 +4,7 @@
 //! holds a line break. So a segment that nobody edited leaves as it came, byte for byte, and one that was edited is encoded
 //! again. Every edit makes sure that this can be done, before it changes anything.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use super::charset::{Charset, CharsetError};
 use super::error::{EditError, ParseError};
 use super::header::{self, Header};
-use super::index::Body;
+use super::index::{Body, Segment};
 use super::limits::Limits;
 use super::message::Message;
 
@@ -74,13 +75,7 @@ impl Message {
         let mut out = Vec::with_capacity(wire.raw.len());
         out.extend_from_slice(wire.between(0, self.start as u32));
         for segment in &self.index.segments {
-            match &segment.body {
-                Body::Original(span) => out.extend_from_slice(wire.between(span.start, span.after)),
-                Body::Owned(owned) => {
-                    let text = std::str::from_utf8(&owned.bytes).expect("it was decoded, and edits check theirs");
-                    out.extend_from_slice(&wire.charset.encode(text).expect("every edit made sure of it"));
-                }
-            }
+            out.extend_from_slice(&wire.segment(segment));
         }
         Bytes::from(out)
     }
@@ -127,6 +122,17 @@ impl Message {
 }
 
 impl Wire {
+    /// A segment with its terminator, as it came or encoded again.
+    pub(super) fn segment<'s>(&'s self, segment: &'s Segment) -> Cow<'s, [u8]> {
+        match &segment.body {
+            Body::Original(span) => Cow::Borrowed(self.between(span.start, span.after)),
+            Body::Owned(owned) => {
+                let text = std::str::from_utf8(&owned.bytes).expect("it was decoded, and edits check theirs");
+                self.charset.encode(text).expect("every edit made sure of it")
+            }
+        }
+    }
+
     /// What came, between two places of the decoded text at which lines begin or end.
     fn between(&self, from: u32, to: u32) -> &[u8] {
         &self.raw[self.place(from)..self.place(to)]

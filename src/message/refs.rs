@@ -128,6 +128,7 @@ impl Refs {
                 refs
             }),
             super::Body::Json(event) => Refs::of_event(event),
+            super::Body::Encoded(encoded) => Refs::of(&encoded.body),
             super::Body::Text(_) | super::Body::Xml(_) | super::Body::Csv(_) | super::Body::Bytes(_) => Refs::default(),
         }
     }

@@ -55,6 +55,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Its `format`, where it has one: tests of channel files read their input by it.
+    fn format(&self) -> Option<&FormatOption> {
+        None
+    }
+
     /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
     /// keys may lie elsewhere than channel files do.
     fn mistakes(&self) -> Vec<Mistake> {

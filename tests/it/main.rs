@@ -4,8 +4,10 @@
 mod support;
 
 mod api;
+mod batches;
 mod bench;
 mod channel_tests;
+mod charsets;
 mod check;
 mod cli;
 mod commands;
@@ -17,6 +19,7 @@ mod disk_full;
 mod events;
 mod faults;
 mod faults_by_class;
+mod formats;
 mod hosted;
 mod http;
 mod journal;

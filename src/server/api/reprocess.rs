@@ -14,8 +14,9 @@ use super::{Problem, detached};
 use crate::action::event;
 use crate::channel::Channel;
 use crate::engine::Engine;
+use crate::hl7::{Charset, Header};
 use crate::journal::{Arrival, JournalError, Recipient, Summary};
-use crate::message::{Message, MessageId, Meta, Refs};
+use crate::message::{Format, Message, MessageId, Meta, Origin, Refs};
 
 /// So much content is in memory at a time, and one body more.
 const TOGETHER_BYTES: usize = 16 << 20;
@@ -100,13 +101,13 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         };
         event::read(body).map_err(words)?;
     }
+    let mut origin = summary.origin;
     let body = match edited {
-        Some(body) => body,
+        Some(text) => in_its_set(text, summary.format, &mut origin).map_err(refused)?,
         None => story.body.into_bytes(id)?,
     };
     let new = engine.ids().next();
     let received_at = Timestamp::now();
-    let mut origin = summary.origin;
     origin.reprocess_of = Some(id);
     origin.reused_key = false;
     (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
@@ -128,6 +129,20 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         identity: None,
     };
     Ok(Again { id, new, channel, arrival })
+}
+
+/// An edited body as its format is read: what is edited is text, and comes as UTF-8.
+fn in_its_set(text: Bytes, format: Format, origin: &mut Origin) -> Result<Bytes, String> {
+    if format != Format::Hl7 {
+        origin.charset = Some(Charset::UTF_8.name().into());
+        return Ok(text);
+    }
+    let declared = Header::scan(&text).and_then(|header| header.declared_charset());
+    let (Some(set), Ok(content)) = (declared.filter(|set| *set != Charset::ASCII), std::str::from_utf8(&text)) else {
+        return Ok(text);
+    };
+    let problem = |position| format!("character {position} of the body does not exist in {set}, which MSH-18 names");
+    Ok(Bytes::from(set.encode(content).map_err(problem)?.into_owned()))
 }
 
 /// Journals messages that are to be run again; together, they share a sync.
