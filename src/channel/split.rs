@@ -42,27 +42,24 @@ pub(super) fn process(spec: &ChannelSpec, whole: &Message, place: &str, bodies: 
     Processed { outcome: Transformed::Split { parts: count }, deliveries: Vec::new(), parts }
 }
 
-/// Whether one record of the journal holds the parts: otherwise the channel would stand still over it. Rather too strict: with
-/// half of what a record holds, the sizes need not be exact.
+/// Whether one record of the journal holds the parts: otherwise the channel would stand still over it.
 fn fits(parts: &[NewPart]) -> bool {
-    const MAX_BODIES: usize = 32 << 10;
-    const MAX_META_BYTES: usize = 8 << 20;
+    /// A record holds 65,535 bodies and 16 MiB of metadata; something is left for the record's own.
+    const MAX_BODIES: usize = 65_000;
+    const MAX_META_BYTES: usize = 15 << 20;
+    /// Ids, names and times of a part, and of a delivery, beside what is counted.
+    const PART_BYTES: usize = 640;
+    const DELIVERY_BYTES: usize = 256;
+    fn length(value: &impl serde::Serialize) -> usize {
+        serde_json::to_vec(value).map_or(usize::MAX >> 32, |json| json.len())
+    }
     let (mut bodies, mut bytes) = (0, 0);
     for part in parts {
         bodies += 1;
-        bytes += 512 + part.refs.iter().map(|entry| 48 + entry.value.len()).sum::<usize>();
-        let origin = &part.origin;
-        let words = [&origin.peer, &origin.event_id, &origin.file_name, &origin.lab];
-        bytes += words.into_iter().flatten().map(String::len).sum::<usize>();
-        if let Transformed::Errored { place, error } = &part.outcome {
-            bytes += place.len() + error.len();
-        }
+        bytes += PART_BYTES + length(&part.refs) + length(&part.origin) + length(&part.outcome);
         for delivery in &part.deliveries {
             bodies += usize::from(delivery.outgoing.is_some());
-            let properties = delivery.outgoing.iter().flat_map(|outgoing| &outgoing.properties);
-            bytes += 128
-                + delivery.destination.len()
-                + properties.map(|(key, value)| 8 + key.len() + value.len()).sum::<usize>();
+            bytes += DELIVERY_BYTES + delivery.outgoing.as_ref().map_or(0, |outgoing| length(&outgoing.properties));
         }
     }
     bodies <= MAX_BODIES && bytes <= MAX_META_BYTES

@@ -105,6 +105,7 @@ pub(super) const FILTERS: &[&str] = &[
 /// Filters whose result is a number or text.
 const SCALAR_FILTERS: &[&str] = &[
     "base64",
+    "base64_decode",
     "bool",
     "capitalize",
     "date",

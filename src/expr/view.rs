@@ -1,5 +1,6 @@
 //! `msg`: the message's content, by places that depend on its format.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -113,12 +114,10 @@ impl Object for View {
 
 /// A row by its columns' names, or as a list where they have none.
 fn row(csv: &Csv, at: usize) -> Option<Value> {
-    let row = csv.rows().get(at)?;
+    let values = csv.rows().get(at)?.iter().map(|value| Value::from(value.as_str()));
     Some(match csv.header() {
-        Some(header) => {
-            header.iter().map(String::as_str).zip(row.iter().map(|value| Value::from(value.as_str()))).collect()
-        }
-        None => row.iter().map(|value| Value::from(value.as_str())).collect(),
+        Some(header) => Value::from(header.iter().cloned().zip(values).collect::<BTreeMap<String, Value>>()),
+        None => values.collect(),
     })
 }
 
@@ -128,4 +127,85 @@ fn xml_path(text: &str) -> Result<XmlPath, Error> {
 
 fn filter_error(message: String) -> Error {
     FilterError(message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::diagnostic::SourceFile;
+    use crate::expr::{Escaping, Scope, Template};
+    use crate::message::{Dialect, Message, MessageIds, Meta, Origin, Xml};
+
+    /// What a template makes of a body; an error of the file, or of the message.
+    fn render(body: Body, text: &str) -> Result<String, String> {
+        let meta = Meta {
+            id: MessageIds::default().next(),
+            channel: "c".to_owned(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            origin: Origin::default(),
+        };
+        let message = Message { meta, body: Arc::new(body), event: Arc::default() };
+        let folder = std::path::Path::new(".");
+        let file = SourceFile::new(&folder.join("c.toml"), format!("v = {text:?}"));
+        let read = config::collect(&file, folder, || Template::compile(text, &(4..text.len() + 6), Escaping::None));
+        match read.diagnostics.first() {
+            Some(mistake) => Err(mistake.to_string()),
+            None => read.value.render(&Scope::new(&message)).map_err(|error| error.message),
+        }
+    }
+
+    #[test]
+    fn rows_and_columns() {
+        let csv =
+            |text: &str, header| Body::Csv(Csv::parse(text, Dialect { header, ..Dialect::default() }).expect("CSV"));
+        for (text, template, expected) in [
+            ("id,name\n1,A\n2,B\n", "{{ msg[0]['name'] }}{{ msg[1]['id'] }}{{ msg['/1/name'] }}", "A2B"),
+            ("id,name\n1,A\n2,B\n", "{% for row in msg.rows() %}{{ row.id }}{{ row['name'] }};{% endfor %}", "1A;2B;"),
+            ("id,name\n1,A\n", "{{ msg['name'] }}{{ msg['/0/1'] }}", "AA"),
+            ("id,name\n1,A\n2,B\n", "{{ msg['name'] | default('which?') }}", "which?"),
+            ("id,name\n1,A\n", "{{ msg[7] | default('none') }}{{ msg.text() | length }}", "none12"),
+        ] {
+            assert_eq!(render(csv(text, true), template).as_deref(), Ok(expected), "{template}");
+        }
+        assert_eq!(render(csv("1,A\n2,B\n", false), "{{ msg[1][1] }}{{ msg['/0/1'] }}").as_deref(), Ok("BA"));
+    }
+
+    #[test]
+    fn each_format_has_its_own() {
+        let xml = || Body::Xml(Xml::parse("<a x='1'><b>one</b><b>two</b></a>").expect("XML"));
+        let template = "{{ msg['/a/@x'] }}{{ msg['/a/b'] }}{{ msg.all('/a/b') | join('+') }}{{ msg.count('/a/b') }}{{ msg['/a/c'] | default('-') }}";
+        assert_eq!(render(xml(), template).as_deref(), Ok("1oneone+two2-"));
+        assert_eq!(
+            render(Body::Bytes(bytes::Bytes::from_static(b"\xff")), "{{ msg.bytes() | base64 }}").as_deref(),
+            Ok("/w==")
+        );
+        assert_eq!(
+            render(Body::Text("é".to_owned()), "{{ msg.text() }} {{ msg.bytes() | base64 }}").as_deref(),
+            Ok("é w6k=")
+        );
+        let bytes = || Body::Bytes(bytes::Bytes::from_static(b"secret\xff"));
+        for (body, template, problem) in [
+            (xml(), "{{ msg.rows() }}", "`msg.rows` is not for XML"),
+            (bytes(), "{{ msg.text() }}", "`msg.text` is not for bytes"),
+            (bytes(), "{{ msg.bytes() }}", "bytes that are not UTF-8 cannot be put out as text"),
+            (xml(), "{{ msg.count('/a[x]') }}", "`/a[x]` is not a path into XML"),
+            (xml(), "{{ msg.rows(1) }}", "`msg.rows` takes no argument"),
+        ] {
+            let error = render(body, template).expect_err(template);
+            assert!(error.contains(problem) && !error.contains("secret"), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn raw_is_text_or_an_error() {
+        let hl7 = |bytes: &[u8]| Body::Hl7(hl7::Message::parse(bytes.to_vec(), &hl7::Limits::default()).expect("HL7"));
+        let latin = hl7(b"MSH|^~\\&|A|||||||1|P|2.5||||||8859/1\rPID|1||||\xe9^\\T\\\r");
+        assert_eq!(render(latin, "{{ msg.raw('PID-5') }}").as_deref(), Ok("é^\\T\\"));
+        let broken = hl7(b"MSH|^~\\&|A\rPID|1||||\xe9\r");
+        assert_eq!(
+            render(broken, "{{ msg.raw('PID-5') }}").expect_err("no text"),
+            "PID-5: character set: byte 0 is not valid ASCII"
+        );
+    }
 }

@@ -215,7 +215,7 @@ impl Shared {
     pub(super) fn summary(&self, id: MessageId) -> Result<Option<Summary>, JournalError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
         match self.arrived(row.arrived, Some(id)) {
-            Ok((arrived, number, record, _)) => Ok(Some(summary(id, row, Some((arrived, number, &record))))),
+            Ok((arrived, number, record, _)) => Ok(Some(summary(id, row, Some((arrived, number, &*record))))),
             Err(JournalError::Damaged { .. }) => Ok(Some(summary(id, row, None))),
             Err(error) => Err(error),
         }
@@ -241,7 +241,7 @@ impl Shared {
             }
             removed = record.removed_at();
         }
-        let mut summary = summary(id, row, Some((arrived, number, &record)));
+        let mut summary = summary(id, row, Some((arrived, number, &*record)));
         summary.content_removed = summary.content_removed.or(removed);
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
         let (attempts, commands) = before;

@@ -59,7 +59,7 @@ pub(super) struct Shared {
     pub(super) reader: Reader,
     pub(super) recent: Recent,
     /// The parts of the split that was read last.
-    pub(super) parts: Mutex<Option<Parts>>,
+    pub(super) parts: Mutex<Option<Arc<Parts>>>,
     pub(super) segments: PathBuf,
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,

@@ -52,6 +52,10 @@ fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
         config::report(path.span(), format!("template `{}` is empty", path.get_ref()), "", None);
         return None;
     }
+    if let (Escaping::Csv, Some(at)) = (&escaping, file.text.find("\"{{")) {
+        let message = "values of a .csv template are put into quotes where they need them";
+        config::report_in(&file, at..at + 1, message, "leave these out");
+    }
     let writes = match &escaping {
         Escaping::Hl7(separators) => Writes::Hl7(*separators),
         Escaping::Json => Writes::Json,

@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("bad.txt", "{\"a\":1}\n{\"secret\n"),
     ("one.json", "{\"list\":[{\"a\":1},{\"a\":2}],\"not\":7}"),
     ("row.csv", "{{ 'a,b' }};{{ 'say \"x\"' }};{{ 1 }}\n"),
+    ("quoted.csv", "a;\"{{ 1 }}\"\n"),
     ("text.txt", "{{ msg['PID-5.2'] }}"),
     ("euro.txt", "secret\n{{ '\u{20ac}' }}"),
     ("document.json", "{\"sha\": {{ msg.bytes() | sha256 }}, \"back\": {{ 'aGk=' | base64_decode | base64 }}}"),
@@ -138,6 +139,7 @@ fn mistakes_in_a_split() {
         ("[[transformer]]\nsplit = \"/a/@b\"\n", "leads to an attribute"),
         ("[[transformer]]\neach = \"OBX\"\nsplit = \"OBX\"\n", "it cannot have `each`"),
         ("[[transformer]]\nconvert = \"yaml\"\n", "yaml"),
+        ("[[transformer]]\ntemplate = \"quoted.csv\"\n", "are put into quotes where they need them"),
     ] {
         let mistakes = run_with(MESSAGE, FILES, text, "").expect_err(text);
         assert!(mistakes[0].contains(problem), "{text}: {mistakes:?}");

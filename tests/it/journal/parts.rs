@@ -7,7 +7,7 @@ use labwire::journal::{
 };
 use labwire::message::{Format, MessageId, Origin, PartOf, RefKind, Refs};
 
-use super::support::{arrival, at, attempt, command, copy, goes, id, lane, open, reopen, stays};
+use super::support::{arrival, at, attempt, command, copy, goes, id, lane, open, open_small, reopen, stays};
 
 fn part(whole: MessageId, number: u32, outcome: Transformed, deliveries: Vec<NewDelivery>) -> NewPart {
     let mut refs = Refs::default();
@@ -106,6 +106,66 @@ async fn each_part_is_a_message_of_its_own() {
     assert_eq!(queue(&disk, "x"), [id(2), id(1).part(3)]);
     let disk = reopen(disk, folder.path()).await;
     assert_eq!(queue(&disk, "x"), [id(2), id(1).part(3)]);
+}
+
+/// The whole arrived long ago, in a segment that is sealed: its parts arrive where it is split.
+#[tokio::test]
+async fn parts_are_at_home_where_their_whole_was_split() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open_small(folder.path());
+    drop(disk.receive(arrival(1, "a")).await.expect("a receipt"));
+    drop(disk.receive(arrival(2, "a")).await.expect("a receipt"));
+    let fill = async |from: u64| {
+        for n in from..from + 40 {
+            drop(disk.receive(arrival(n, "b")).await.expect("a receipt"));
+            let filtered = Transformed::Filtered { place: "step 1".to_owned() };
+            disk.transformed(id(n), at(n), filtered, vec![]).await.expect("kept");
+        }
+    };
+    fill(100).await;
+    disk.split(id(1), at(9), parts(id(1))).await.expect("kept");
+    fill(200).await;
+    disk.transformed(id(2), at(9), Transformed::Queued, vec![goes(2, "x"), goes(2, "y")]).await.expect("kept");
+    check(&disk);
+    disk.close().await.expect("closed");
+    drop(disk);
+    check(&open_small(folder.path()));
+    // The index is made again from sealed rosters, and from segments where those are lost.
+    for lost in ["index", "segments/00000001.idx", "segments/00000003.idx"] {
+        let damaged = tempfile::tempdir().expect("a folder");
+        copy(folder.path(), damaged.path());
+        std::fs::remove_dir_all(damaged.path().join("index")).expect("removed");
+        if lost != "index" {
+            std::fs::remove_file(damaged.path().join(lost)).expect("removed");
+        }
+        check(&open_small(damaged.path()));
+    }
+}
+
+/// The largest split that there is: each part is found again without the whole record being read each time.
+#[tokio::test]
+async fn ten_thousand_parts_in_one_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = open(folder.path());
+    drop(disk.receive(arrival(1, "a")).await.expect("a receipt"));
+    let one = |number: u32| {
+        let mut part = part(id(1), number, Transformed::Queued, vec![goes(u64::from(number), "x")]);
+        for kind in RefKind::ALL {
+            part.refs.add(kind, &format!("{kind}-{number}"));
+        }
+        part
+    };
+    disk.split(id(1), at(9), (1..=10_000).map(one).collect()).await.expect("kept");
+    let disk = reopen(disk, folder.path()).await;
+    let queue = disk.queue(&lane("a", "x"), 0, 20_000).expect("a queue");
+    assert_eq!(queue.len(), 10_000);
+    for (number, queued) in (1..).zip(&queue) {
+        assert_eq!(queued.id.message, id(1).part(number));
+        let outgoing = disk.outgoing(&queued.id).expect("a content");
+        assert_eq!(outgoing.content, super::support::content(u64::from(number), "x"));
+    }
+    disk.attempted(to(id(1).part(7), "x"), attempt(7, DeliveryState::Sent)).await.expect("kept");
+    assert_eq!(state(&disk, id(1).part(7)), MessageState::Sent);
 }
 
 #[tokio::test]
