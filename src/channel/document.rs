@@ -18,7 +18,7 @@ use crate::config::{self, Entry, Table};
 use crate::destination;
 use crate::diagnostic::{Diagnostic, SourceFile, sort};
 use crate::expr::Expression;
-use crate::source::{self, EventSource};
+use crate::source::{self, CharsetOption, EventSource};
 use crate::transformer::Transformer;
 
 /// Keys of a channel file that hold tables of their own.
@@ -300,6 +300,7 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let owner = format!("destination.{name}.transformer");
     let transformer =
         table.take("transformer").map_or_else(Transformer::default, |steps| Transformer::parse(steps, &owner));
+    let charset = table.take("charset").and_then(Entry::read::<CharsetOption>).map(|CharsetOption(charset)| charset);
     let own_retry = table.take("retry").and_then(|entry| entry.into_table("retry")?.read::<RetryKeys>());
     let kinds: Vec<&str> = destination::KINDS.iter().map(|kind| kind.name).collect();
     let kind = kind_name(&mut table, "destination", &kinds);
@@ -311,7 +312,8 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
     let dispatch = dispatch?;
-    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
+    let (name, kind) = (name.into(), kind.name);
+    Some(DestinationSpec { name, kind, config, when, transformer, charset, retry, dispatch, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::lane::Wake;
-use super::{ChannelSpec, DestinationSpec};
+use super::{ChannelSpec, DestinationSpec, split};
 use crate::expr::{ExprError, Scope};
 use crate::hl7;
-use crate::journal::{Journal, JournalError, NewDelivery, OrderKey, Received, Transformed, Untransformed};
-use crate::message::{Message, MessageId, Meta};
+use crate::journal::{Journal, JournalError, NewDelivery, NewPart, OrderKey, Received, Transformed, Untransformed};
+use crate::message::{Body, Message, MessageId, Meta};
 use crate::monitor::Counters;
 use crate::source::Waiters;
 use crate::transformer::Outcome;
@@ -42,6 +42,15 @@ pub(super) struct Processed {
     pub(super) outcome: Transformed,
     /// The deliveries that follow from it, in the order of the channel file.
     pub(super) deliveries: Vec<NewDelivery>,
+    /// What it was split into, with what became of each.
+    pub(super) parts: Vec<NewPart>,
+}
+
+impl Processed {
+    /// A message that goes no further.
+    pub(super) fn ended(outcome: Transformed) -> Processed {
+        Processed { outcome, deliveries: Vec::new(), parts: Vec::new() }
+    }
 }
 
 /// Runs a channel's steps on a message and works out what goes where. Pure: the same message gives the same result.
@@ -49,19 +58,28 @@ pub(super) fn process(spec: &ChannelSpec, mut message: Message) -> Processed {
     // An event names its lab; what comes over MLLP is of the lab that the channel is bound to.
     let lab = &mut message.meta.origin.lab;
     *lab = lab.take().or_else(|| spec.lab.clone());
-    let outcome = match spec.transformer.run(&mut message) {
+    let splits = message.meta.origin.part.as_ref().map_or(0, |part| part.splits);
+    if let Body::Batch(batch) = &*message.body {
+        let parts = batch.messages().iter().cloned().map(Body::Hl7).collect();
+        return split::process(spec, &message, "the batch", parts, splits);
+    }
+    let Some(outcome) = spec.transformer.run_behind(splits, &mut message) else {
+        return Processed::ended(split::no_longer_there());
+    };
+    let outcome = match outcome {
+        Outcome::Split { place, parts } => return split::process(spec, &message, &place, parts, splits + 1),
         Outcome::Through => {
             let prepared: Result<Vec<NewDelivery>, Transformed> =
                 spec.destinations.iter().map(|destination| prepare(destination, &message)).collect();
             match prepared {
-                Ok(deliveries) => return Processed { outcome: Transformed::Queued, deliveries },
+                Ok(deliveries) => return Processed { outcome: Transformed::Queued, deliveries, parts: Vec::new() },
                 Err(errored) => errored,
             }
         }
         Outcome::Filtered { place } => Transformed::Filtered { place },
         Outcome::Failed { place, error } => Transformed::Errored { place, error: error.to_string() },
     };
-    Processed { outcome, deliveries: Vec::new() }
+    Processed::ended(outcome)
 }
 
 fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelivery, Transformed> {
@@ -81,6 +99,11 @@ fn prepare(destination: &DestinationSpec, message: &Message) -> Result<NewDelive
         Outcome::Through => {}
         Outcome::Filtered { .. } => return Ok(delivery(None, None)),
         Outcome::Failed { place, error } => return Err(errored(&place, error.to_string())),
+        Outcome::Split { .. } => unreachable!("refused when the channel file was read"),
+    }
+    if let Some(charset) = destination.charset {
+        let encoded = message.body.in_charset(charset);
+        message.body = encoded.map_err(|error| errored("charset", error.to_string()))?;
     }
     let outgoing = destination.config.prepare(&message).map_err(expression)?;
     let key = match &destination.dispatch.order_by {
@@ -169,8 +192,16 @@ impl Worker {
         drop(turn);
         let count = transformed.len();
         let kept = transformed.into_iter().map(|(id, processed)| {
-            self.count(&processed.outcome);
-            self.journal.transformed(id, Timestamp::now(), processed.outcome, processed.deliveries)
+            let Processed { outcome, deliveries, parts } = processed;
+            self.count(&outcome);
+            parts.iter().for_each(|part| self.count(&part.outcome));
+            let (journal, now) = (self.journal.clone(), Timestamp::now());
+            async move {
+                match outcome {
+                    Transformed::Split { .. } => journal.split(id, now, parts).await,
+                    outcome => journal.transformed(id, now, outcome, deliveries).await,
+                }
+            }
         });
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         let kept = unconstrained(join_all(kept)).await;
@@ -207,7 +238,9 @@ impl Worker {
                 break;
             }
             let processed = self.transform(spec, waiting.id)?;
-            let outgoing = processed.deliveries.iter().filter_map(|delivery| delivery.outgoing.as_ref());
+            let of_parts = processed.parts.iter().flat_map(|part| &part.deliveries);
+            let outgoing =
+                processed.deliveries.iter().chain(of_parts).filter_map(|delivery| delivery.outgoing.as_ref());
             bytes += outgoing.map(|outgoing| outgoing.content.len()).sum::<usize>();
             done.push((waiting.id, processed));
         }
@@ -215,10 +248,8 @@ impl Worker {
     }
 
     fn transform(&self, spec: &ChannelSpec, id: MessageId) -> Result<Processed, JournalError> {
-        let errored = |place: &str, error: String| {
-            let outcome = Transformed::Errored { place: place.to_owned(), error };
-            Ok(Processed { outcome, deliveries: Vec::new() })
-        };
+        let errored =
+            |place: &str, error: String| Ok(Processed::ended(Transformed::Errored { place: place.to_owned(), error }));
         let received = match self.journal.received(id) {
             Ok(Some(received)) => received,
             Ok(None) => return Err(JournalError::Unknown { id }),
@@ -233,10 +264,13 @@ impl Worker {
             Some(body) => Ok(Message { meta, body, event: Arc::default() }),
             None => Message::read(meta, format, &body, &hl7::Limits::default()),
         };
-        let message = match message {
+        let mut message = match message {
             Ok(message) => message,
             Err(error) => return errored("reading the message", error.to_string()),
         };
+        if let Some(event) = split::event_of(&message.meta.origin, &*self.journal)? {
+            message.event = Arc::new(event);
+        }
         catch_unwind(AssertUnwindSafe(|| process(spec, message))).map_or_else(
             |_| errored("transformer", "it panicked, which is a bug in Labwire; please report it".to_owned()),
             Ok,
@@ -250,7 +284,7 @@ impl Worker {
                 self.counters.errored.add_one();
                 warn!(channel = %self.program.load().name, place, error, "a message could not be transformed");
             }
-            Transformed::Queued => {}
+            Transformed::Queued | Transformed::Split { .. } => {}
         }
     }
 }

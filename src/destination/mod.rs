@@ -18,7 +18,7 @@ use crate::message::Message;
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
-    &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
+    &["type", "when", "transformer", "charset", "retry", "on", "on_poison", "order_by", "parallel"];
 
 mod fault;
 mod file;

@@ -12,7 +12,8 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::arguments::{self, Wrong};
 use super::cost::{self, TooMuch};
-use super::scope::{META, METHODS};
+use super::scope::META;
+use super::view::METHODS;
 use super::{ENVIRONMENT, Escaping};
 use crate::config;
 use crate::diagnostic::{SourceFile, did_you_mean};
@@ -61,6 +62,7 @@ const JINJA_VARIABLES: &[&str] = &["loop", "self", "super", "caller", "varargs",
 pub(super) const FILTERS: &[&str] = &[
     "abs",
     "base64",
+    "base64_decode",
     "batch",
     "bool",
     "capitalize",
@@ -112,6 +114,7 @@ pub(super) const FILTERS: &[&str] = &[
 /// Filters whose result is a number or text.
 const SCALAR_FILTERS: &[&str] = &[
     "base64",
+    "base64_decode",
     "bool",
     "capitalize",
     "date",

@@ -15,6 +15,7 @@ mod escaping;
 mod filters;
 mod path;
 mod scope;
+mod view;
 mod web;
 
 use std::borrow::Cow;

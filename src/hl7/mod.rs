@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `message`, `segment`, `index`, `walk` | the message: the original bytes and a flat index of separators |
 //! | `edit`, `insert`, `transcode` | changes; each changed segment owns its bytes, the others stay verbatim |
+//! | `wire` | messages in character sets in which a separator's byte may be half of another character |
 //! | `path` | `PID-3[2].4.1` |
 //! | `separators`, `escape`, `charset`, `limits` | MSH-1/2, `\F\`, MSH-18, bounds |
 //! | `header`, `mode`, `ack`, `reply`, `relay` | MSH alone, who wants which acknowledgement, writing, reading and passing one on |
@@ -33,6 +34,7 @@ mod segment;
 mod separators;
 mod transcode;
 mod walk;
+mod wire;
 
 #[cfg(test)]
 mod peers;

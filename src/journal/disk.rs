@@ -32,7 +32,7 @@ use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
-    MessageState, NewDelivery, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
+    MessageState, NewDelivery, NewPart, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
     Transformed, Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
@@ -187,6 +187,15 @@ impl Journal for Disk {
         let bytes = deliveries.iter().flat_map(|delivery| &delivery.outgoing).map(|outgoing| outgoing.content.len());
         let bytes = bytes.sum();
         self.submit(Work::Transformed { id, at, result: outcome, deliveries }, bytes).await.map(drop)
+    }
+
+    async fn split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<(), JournalError> {
+        let sent = |part: &NewPart| -> usize {
+            let outgoing = part.deliveries.iter().flat_map(|delivery| &delivery.outgoing);
+            outgoing.map(|outgoing| outgoing.content.len()).sum()
+        };
+        let bytes = parts.iter().map(|part| part.body.len() + sent(part)).sum();
+        self.submit(Work::Split { id, at, parts }, bytes).await.map(drop)
     }
 
     async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError> {

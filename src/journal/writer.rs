@@ -22,6 +22,7 @@ use super::folder::Lock;
 use super::index::Index;
 use super::late::Late;
 use super::ledger::Ledger;
+use super::parts::Parts;
 use super::plan::{First, Step, Work};
 use super::recent::Recent;
 use super::record::Place;
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) index: Index,
     pub(super) reader: Reader,
     pub(super) recent: Recent,
+    /// The parts of the split that was read last.
+    pub(super) parts: Mutex<Option<Arc<Parts>>>,
     pub(super) segments: PathBuf,
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,
@@ -79,6 +82,7 @@ impl Shared {
             index,
             reader,
             recent: Recent::default(),
+            parts: Mutex::default(),
             segments,
             sealed_files,
             stripping: Mutex::default(),
@@ -377,7 +381,7 @@ fn gather(jobs: &mut mpsc::Receiver<Job>, taken: &mut Vec<Job>) {
 fn touched(work: &Work) -> Option<Touched> {
     match work {
         Work::Receive { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::GaveBack { .. } | Work::Close => None,
-        Work::Transformed { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
+        Work::Transformed { id, .. } | Work::Split { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
         Work::Attempted { delivery, .. } | Work::Command { delivery, .. } => Some(Touched::Delivery(delivery.clone())),
     }
 }

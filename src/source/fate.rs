@@ -27,6 +27,9 @@ use crate::message::MessageId;
 /// Once the source is to stop, it is still waited so long at most: it stops within five seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How often it is looked at what became of the parts of a message that was split.
+const LOOK_AT_PARTS_EVERY: Duration = Duration::from_millis(100);
+
 /// Those who wait for what becomes of a message of one channel.
 #[derive(Debug, Default)]
 pub struct Waiters {
@@ -88,6 +91,15 @@ impl Drop for Waiter {
         }
         self.waiters.count.fetch_sub(1, SeqCst);
     }
+}
+
+/// What one who waits has seen so far.
+#[derive(Default)]
+struct Seen {
+    /// The message was split.
+    is_split: bool,
+    /// The last of its parts up to which all have ended well: they are not looked at again.
+    ended_well: u32,
 }
 
 /// What is waited for.
@@ -165,6 +177,8 @@ impl Fate {
             (MessageState::Received, _) => return fate(End::Pending, received_at),
             (MessageState::Filtered, _) => return fate(End::Filtered, transformed_at),
             (MessageState::Errored | MessageState::Rejected, _) => return fate(End::Errored, transformed_at),
+            // What becomes of its parts is looked at one by one, see `look_at`.
+            (MessageState::Split, _) => return fate(End::Pending, transformed_at),
             (_, Until::Transformed) => return fate(End::Transformed, transformed_at),
             (_, Until::Delivered(_)) => {}
         }
@@ -210,17 +224,20 @@ impl Intake {
     ) -> Fate {
         let mut deadline = Instant::now() + longest;
         let (mut look, mut stopping) = (!is_new, false);
+        let mut seen = Seen::default();
         loop {
             let is_last = Instant::now() >= deadline;
             if look || is_last {
-                let fate = self.look_at(waiter.id, until);
+                let fate = self.look_at(waiter.id, until, &mut seen);
                 if fate.end != End::Pending || is_last {
                     return fate;
                 }
             }
+            // Of its parts nobody tells the one who waits for the whole.
+            let again = if seen.is_split { deadline.min(Instant::now() + LOOK_AT_PARTS_EVERY) } else { deadline };
             tokio::select! {
                 told = waiter.told.changed() => look = told.is_ok(),
-                () = sleep_until(deadline) => {}
+                () = sleep_until(again) => look = true,
                 () = stop.cancelled(), if !stopping => {
                     (stopping, look) = (true, false);
                     deadline = deadline.min(Instant::now() + STOP_PATIENCE);
@@ -229,13 +246,33 @@ impl Intake {
         }
     }
 
-    fn look_at(&self, id: MessageId, until: &Until) -> Fate {
+    fn look_at(&self, id: MessageId, until: &Until, seen: &mut Seen) -> Fate {
         match self.journal().story(id) {
+            Ok(Some(story)) if story.summary.state == MessageState::Split => {
+                seen.is_split = true;
+                return self.look_at_parts(id, &story, until, seen);
+            }
             Ok(Some(story)) => return Fate::of(id, story, until),
             Ok(None) => {}
             Err(error) => warn!(channel = self.channel(), message = %id, %error, "what became of it cannot be read"),
         }
         let now = Timestamp::now();
         Fate { id, end: End::Pending, at: now, received_at: now, response: None, answered: None }
+    }
+
+    /// What became of all parts of a message that was split: the first of them that did not end well is the whole's end, else
+    /// the last one's.
+    fn look_at_parts(&self, id: MessageId, story: &Story, until: &Until, seen: &mut Seen) -> Fate {
+        let (received_at, at) = (story.summary.received_at, story.transformed_at.unwrap_or(story.summary.received_at));
+        let mut whole = Fate { id, end: End::Filtered, at, received_at, response: None, answered: None };
+        for number in seen.ended_well + 1..=story.summary.parts {
+            let part = self.look_at(id.part(number), until, &mut Seen::default());
+            whole = Fate { id, received_at, ..part };
+            match whole.end {
+                End::Filtered | End::Transformed | End::Sent => seen.ended_well = number,
+                End::Errored | End::Dead | End::Cancelled | End::Pending => break,
+            }
+        }
+        whole
     }
 }

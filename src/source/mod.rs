@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 use toml::Spanned;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
-use crate::message::Format;
 
 mod ack;
 mod duplicates;
 mod event;
 mod fate;
+mod format;
 mod http;
 mod intake;
 mod mllp;
@@ -28,6 +28,7 @@ mod mllp;
 pub use ack::AckWhen;
 pub use event::EventSource;
 pub use fate::{End, Fate, Until, Waiter, Waiters};
+pub use format::{CharsetOption, FormatOption, Incoming};
 pub use intake::{Intake, IntakeError, Taken};
 pub use mllp::{Judged, judge};
 
@@ -56,9 +57,9 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// How what it takes in is to be read.
-    fn format(&self) -> Format {
-        Format::Hl7
+    /// Its `format`, where it has one: tests of channel files read their input by it.
+    fn format(&self) -> Option<&FormatOption> {
+        None
     }
 
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.

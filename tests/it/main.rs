@@ -5,8 +5,10 @@ mod support;
 
 mod acks;
 mod api;
+mod batches;
 mod bench;
 mod channel_tests;
+mod charsets;
 mod check;
 mod cli;
 mod commands;
@@ -18,6 +20,7 @@ mod disk_full;
 mod events;
 mod faults;
 mod faults_by_class;
+mod formats;
 mod hosted;
 mod http;
 mod http_source;

@@ -15,8 +15,8 @@ use crate::channel::ChannelSpec;
 use crate::channel::worker::{Processed, process};
 use crate::hl7;
 use crate::journal::{NewDelivery, Outgoing, Transformed};
-use crate::message::{Body, Format, Message, MessageId, Meta, Origin};
-use crate::source::{AckWhen, End, EventSource, Fate, Judged, judge};
+use crate::message::{Format, Message, MessageId, Meta, Origin};
+use crate::source::{AckWhen, End, EventSource, Fate, FormatOption, Judged, judge};
 
 /// The id that the message of every test has.
 const TEST_ID: &str = "01KF0K8Y20TEST000000000001";
@@ -101,17 +101,14 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
     let mut judged = None;
     let read = if spec.source_kind == EventSource::NAME {
         read_event(spec, meta.clone(), input, result)
-    } else if spec.source.format() == Format::Hl7 {
-        read_hl7(meta.clone(), judged.insert(look(spec, input)))
+    } else if let Some(format) = spec.source.format() {
+        read_as(format, meta.clone(), input)
     } else {
-        Message::read(meta.clone(), spec.source.format(), input, &hl7::Limits::default())
-            .map_err(|error| error.to_string())
+        read_hl7(meta.clone(), judged.insert(look(spec, input)))
     };
     // What is refused at the door is judged like a step that failed: the test's other words must hold of it too.
-    let errored = |place: &str, error: String| Processed {
-        outcome: Transformed::Errored { place: place.to_owned(), error },
-        deliveries: Vec::new(),
-    };
+    let errored =
+        |place: &str, error: String| Processed::ended(Transformed::Errored { place: place.to_owned(), error });
     let processed = match read {
         Ok(message) => catch_unwind(AssertUnwindSafe(|| process(spec, message)))
             .unwrap_or_else(|_| errored("transformer", "it panicked, which is a bug in Labwire".to_owned())),
@@ -119,17 +116,30 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
     };
     if let Some(expected) = &test.ack {
         let found = match &judged {
-            Some(judged) => acknowledgement(spec, judged, &meta, &processed.outcome),
+            Some(judged) => acknowledgement(spec, judged, &meta, &outcome_of(&processed)),
             None => "no acknowledgement by HL7: leave `ack` out".to_owned(),
         };
         if *expected != found {
             result.fail("ack", expected.clone(), found);
         }
     }
-    judge_outcome(test, &processed.outcome, result);
+    judge_outcome(test, &outcome_of(&processed), result);
+    let of_parts = processed.parts.iter().flat_map(|part| &part.deliveries);
+    let deliveries: Vec<&NewDelivery> = processed.deliveries.iter().chain(of_parts).collect();
     for (destination, expected) in &test.sent {
-        judge_sent(destination, expected, &processed.deliveries, result);
+        judge_sent(destination, expected, &deliveries, result);
     }
+}
+
+/// What became of a message; of one that was split, what became of its parts: an error of any of them, and filtered where all
+/// were.
+fn outcome_of(processed: &Processed) -> Transformed {
+    let parts = || processed.parts.iter().map(|part| &part.outcome);
+    let errored = parts().find(|outcome| matches!(outcome, Transformed::Errored { .. }));
+    let others: Vec<&Transformed> = parts().filter(|outcome| !matches!(outcome, Transformed::Split { .. })).collect();
+    let all_filtered = others.iter().all(|outcome| matches!(outcome, Transformed::Filtered { .. }));
+    let outcome = errored.or(others.first().copied().filter(|_| all_filtered));
+    outcome.unwrap_or(&processed.outcome).clone()
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {
@@ -162,7 +172,7 @@ fn acknowledgement(spec: &ChannelSpec, judged: &Judged, meta: &Meta, outcome: &T
     let end = match outcome {
         Transformed::Filtered { .. } => End::Filtered,
         Transformed::Errored { .. } => End::Errored,
-        Transformed::Queued => End::Sent,
+        Transformed::Queued | Transformed::Split { .. } => End::Sent,
     };
     let ack = if spec.source.acknowledges() == AckWhen::Received || judged.rejection().is_some() {
         judged.acknowledgement(meta.id, meta.received_at)
@@ -170,15 +180,34 @@ fn acknowledgement(spec: &ChannelSpec, judged: &Judged, meta: &Meta, outcome: &T
         let (at, received_at) = (meta.received_at, meta.received_at);
         judged.outcome(&Fate { id: meta.id, end, at, received_at, response: None, answered: None }, meta.id)
     };
-    ack.and_then(|bytes| hl7::AckReply::parse(&bytes).ok()).map_or("none".to_owned(), |reply| reply.code.to_string())
+    ack.map_or("none".to_owned(), |ack| codes_of(&ack))
 }
 
 fn read_hl7(meta: Meta, judged: &Judged) -> Result<Message, String> {
-    match (judged.rejection(), judged.message()) {
-        (None, Some(message)) => {
-            Ok(Message { meta, body: Arc::new(Body::Hl7(message.clone())), event: Arc::default() })
-        }
+    match (judged.rejection(), judged.body()) {
+        (None, Some(body)) => Ok(Message { meta, body: body.clone(), event: Arc::default() }),
         (reason, _) => Err(reason.unwrap_or("it cannot be read").to_owned()),
+    }
+}
+
+/// The code of an acknowledgement; of a batch of them each code that occurs.
+fn codes_of(ack: &[u8]) -> String {
+    let single = [ack];
+    let batch = hl7::batch::split(ack).map(|batch| batch.messages).unwrap_or_default();
+    let each = if batch.is_empty() { &single[..] } else { &batch };
+    let replies = each.iter().filter_map(|ack| hl7::AckReply::parse(ack).ok());
+    let mut codes: Vec<String> = replies.map(|reply| reply.code.to_string()).collect();
+    codes.dedup();
+    if codes.is_empty() { "none".to_owned() } else { codes.join(" ") }
+}
+
+/// Reads what comes in without HL7's acknowledgements, as its source's `format` says.
+fn read_as(format: &FormatOption, mut meta: Meta, input: &Bytes) -> Result<Message, String> {
+    format.note(&mut meta.origin);
+    let read = format.read(input);
+    match (read.rejected, read.body) {
+        (None, Some(body)) => Ok(Message { meta, body, event: Arc::default() }),
+        (reason, _) => Err(reason.unwrap_or_default()),
     }
 }
 
@@ -203,7 +232,7 @@ fn read_event(spec: &ChannelSpec, mut meta: Meta, input: &Bytes, result: &mut Te
     Message::read(meta, Format::Json, input, &hl7::Limits::default()).map_err(|error| error.to_string())
 }
 
-fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDelivery], result: &mut TestResult) {
+fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[&NewDelivery], result: &mut TestResult) {
     let sent: Vec<Bytes> = deliveries
         .iter()
         .filter(|delivery| delivery.destination == destination)

@@ -30,11 +30,11 @@ use self::port::Seat;
 use self::take::{Options, Taker};
 use super::ack::awaited;
 use super::duplicates::DuplicateWindow;
-use super::{AckWhen, Intake, Source, SourceConfig, SourceKind};
+use super::{AckWhen, FormatOption, Intake, Source, SourceConfig, SourceKind};
 use crate::config::{
     BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, SharedPath, Table, report, time_limit,
 };
-use crate::message;
+use crate::message::Format;
 use crate::net::networks::Networks;
 use crate::net::tls::ServerTls;
 
@@ -67,9 +67,9 @@ struct Http {
     /// The method of requests that are taken: "POST" (the default), "PUT" or "PATCH".
     #[serde(default)]
     method: Verb,
-    /// What is posted: "json" (the default), "hl7" or "text". What is no such thing is answered 400, and kept as rejected.
-    #[serde(default)]
-    format: Posted,
+    /// What is posted ("json" if not given). What is no such thing is answered 400, and kept as rejected.
+    #[serde(default = "default_format")]
+    format: FormatOption,
     /// Content types that are taken beside those of `format`, as in ["application/octet-stream"]. A request without a type is taken.
     #[serde(default)]
     content_types: Vec<String>,
@@ -121,6 +121,10 @@ struct Http {
     answers: Answers,
 }
 
+fn default_format() -> FormatOption {
+    FormatOption::of(Format::Json)
+}
+
 fn default_max_body() -> ByteSize {
     ByteSize::from_mib(16)
 }
@@ -155,16 +159,6 @@ impl Verb {
             Verb::Patch => "PATCH",
         }
     }
-}
-
-/// What is posted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Posted {
-    #[default]
-    Json,
-    Hl7,
-    Text,
 }
 
 /// Reads the options, and reports what does not go together.
@@ -253,12 +247,8 @@ impl SourceConfig for Http {
         })]
     }
 
-    fn format(&self) -> message::Format {
-        match self.format {
-            Posted::Json => message::Format::Json,
-            Posted::Hl7 => message::Format::Hl7,
-            Posted::Text => message::Format::Text,
-        }
+    fn format(&self) -> Option<&FormatOption> {
+        Some(&self.format)
     }
 
     fn acknowledges(&self) -> AckWhen {
@@ -279,7 +269,7 @@ impl SourceConfig for Http {
 
     async fn build(&self, place: &Place) -> Result<Box<dyn Source>, BuildError> {
         let options = Options {
-            format: self.format(),
+            format: self.format.clone(),
             content_types: self.content_types.iter().map(|kind| kind.trim().to_ascii_lowercase()).collect(),
             max_body_bytes: self.max_body.bytes(),
             body_timeout: self.body_timeout.get(),

@@ -18,13 +18,13 @@ use tracing::{debug, warn};
 use super::NAME;
 use super::answers::{Answers, Part, Reply};
 use super::auth::Guard;
-use crate::hl7::Limits;
 use crate::journal::{Identity, OtherBody, Repeat};
-use crate::message::{Body, Format, Message, MessageId, Meta, Origin, Refs, UnreadableBody};
+use crate::message::{Body, Event, Format, Message, MessageId, Meta, Origin};
 use crate::monitor::Counters;
 use crate::net::webhook;
+use crate::source;
 use crate::source::ack::Awaited;
-use crate::source::{Intake, Taken, Waiter};
+use crate::source::{FormatOption, Intake, Taken, Waiter};
 
 /// A key of a client's own is no longer than this, as in the draft of the `Idempotency-Key` header.
 const MAX_KEY_BYTES: usize = 255;
@@ -38,7 +38,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// The options of the source that a request needs.
 pub(super) struct Options {
-    pub(super) format: Format,
+    pub(super) format: FormatOption,
     /// What is taken beside the types of the format.
     pub(super) content_types: Vec<String>,
     pub(super) max_body_bytes: usize,
@@ -173,7 +173,7 @@ impl Taker {
             name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_ascii_lowercase())
         });
         let is_utf8 = charsets.all(|charset| matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii"));
-        match self.options.format {
+        match self.options.format.format() {
             Format::Json => is_utf8 && (kind == "application/json" || kind.ends_with("+json")),
             // Its character set is what MSH-18 says.
             Format::Hl7 => {
@@ -183,7 +183,11 @@ impl Taker {
                             .is_some_and(|kind| kind.starts_with("hl7-v2") || kind.starts_with("x-hl7"))
                     })
             }
-            _ => is_utf8 && (kind.starts_with("text/") || kind.ends_with("xml")),
+            // Whatever it says it is.
+            Format::Bytes => true,
+            Format::Xml => kind.ends_with("/xml") || kind.ends_with("+xml"),
+            Format::Csv => kind == "text/csv" || kind == "text/plain",
+            Format::Text => is_utf8 && kind.starts_with("text/"),
         }
     }
 
@@ -217,29 +221,28 @@ impl Taker {
         if self.is_stopping() {
             return Reply::unavailable("stopping", "this channel takes nothing for the moment");
         }
-        let (id, received_at, format) = (self.intake.next_id(), Timestamp::now(), self.options.format);
+        let (id, received_at) = (self.intake.next_id(), Timestamp::now());
         let origin = self.origin(&post);
         let meta = Meta { id, channel: self.channel().to_owned(), received_at, origin: origin.clone() };
-        let read = read(meta, format, post.body.clone()).await;
-        let waits = self.options.awaited.is_some() && read.is_ok();
+        let source::Incoming { body, refs, rejected } = read(self.options.format.clone(), post.body.clone()).await;
+        let read = body.map(|body| Message { meta, body, event: Arc::new(Event::default()) });
+        let waits = self.options.awaited.is_some() && read.is_some();
         let waiter = waits.then(|| self.intake.waiter(id));
-        let rejected = read.as_ref().err().map(ToString::to_string);
-        let reply = match (&read, &rejected) {
-            (Ok(message), _) => self.options.answers.received(message),
-            (Err(_), reason) => Reply::rejected(id, reason.as_deref().unwrap_or_default()),
+        let reply = match &read {
+            Some(message) => self.options.answers.received(message),
+            None => Reply::rejected(id, rejected.as_deref().unwrap_or_default()),
         };
-        let hl7 = read.as_ref().ok().filter(|_| format == Format::Hl7);
         let accepted = self.intake.accept(Taken {
             id,
             received_at,
             body: post.body.clone(),
-            read: hl7.map(|message| message.body.clone()),
-            format,
+            read: read.as_ref().map(|message| message.body.clone()),
+            format: self.options.format.format(),
             origin,
-            refs: hl7.map(|message| refs_of(&message.body)).unwrap_or_default(),
+            refs,
             acknowledgement: (!waits).then(|| reply.to_bytes()),
             rejected: rejected.clone(),
-            identity: read.as_ref().ok().and_then(|message| self.identity(&post, message)),
+            identity: read.as_ref().and_then(|message| self.identity(&post, message)),
         });
         let receipt = match accepted.await {
             Ok(receipt) => receipt,
@@ -256,14 +259,14 @@ impl Taker {
         match (receipt.repeat(), waiter, read) {
             // The key was another request's, and this one was not kept.
             (Repeat::OtherBody, _, _) if first != id => reused(),
-            (Repeat::SameBody, _, Ok(message)) => match receipt.acknowledgement().and_then(Reply::from_bytes) {
+            (Repeat::SameBody, _, Some(message)) => match receipt.acknowledgement().and_then(Reply::from_bytes) {
                 Some(kept) => kept,
                 // The channel waited for the outcome then, and does so now.
                 None if waits => self.outcome(self.intake.waiter(first), message, first, false).await,
                 // Its content was removed, or the channel waited for the outcome then.
                 None => self.options.answers.received(&of(message, first, received_at)),
             },
-            (_, Some(waiter), Ok(message)) => self.outcome(waiter, message, id, true).await,
+            (_, Some(waiter), Some(message)) => self.outcome(waiter, message, id, true).await,
             _ => reply,
         }
     }
@@ -277,12 +280,14 @@ impl Taker {
     }
 
     fn origin(&self, post: &Post) -> Origin {
-        Origin {
+        let mut origin = Origin {
             source: NAME.to_owned(),
             peer: Some(post.peer.to_string()),
             event_id: key_of(&post.headers).map(str::to_owned),
             ..Origin::default()
-        }
+        };
+        self.options.format.note(&mut origin);
+        origin
     }
 
     /// What the request is known by when it comes again: the client's own key, else the sender and MSH-10 of HL7.
@@ -319,11 +324,11 @@ async fn skip(content: &mut Incoming) {
 }
 
 /// Reads a message; a large one not on a thread that serves connections.
-async fn read(meta: Meta, format: Format, body: Bytes) -> Result<Message, UnreadableBody> {
+async fn read(format: FormatOption, body: Bytes) -> source::Incoming {
     if body.len() <= READ_AT_ONCE_BYTES {
-        return Message::read(meta, format, &body, &Limits::default());
+        return format.read(&body);
     }
-    let reading = tokio::task::spawn_blocking(move || Message::read(meta, format, &body, &Limits::default()));
+    let reading = tokio::task::spawn_blocking(move || format.read(&body));
     reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
@@ -331,13 +336,6 @@ async fn read(meta: Meta, format: Format, body: Bytes) -> Result<Message, Unread
 fn key_of(headers: &HeaderMap) -> Option<&str> {
     let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     value(webhook::ID).or_else(|| value(IDEMPOTENCY_KEY))
-}
-
-fn refs_of(body: &Body) -> Refs {
-    match body {
-        Body::Hl7(message) => Refs::of_hl7(message),
-        _ => Refs::default(),
-    }
 }
 
 /// A message under the id and time of its first arrival.

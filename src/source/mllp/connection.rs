@@ -258,7 +258,7 @@ impl Connection {
             body: raw,
             format: Format::Hl7,
             origin: self.origin(),
-            refs: judged.message().map(Refs::of_hl7).unwrap_or_default(),
+            refs: judged.body().map(|body| Refs::of(body)).unwrap_or_default(),
             acknowledgement: acknowledgement.clone(),
             rejected: judged.rejection().map(str::to_owned),
             identity: self.identity(&judged),

@@ -4,17 +4,16 @@
 //! connections there is no order. What is answered is decided in [`judge`], without I/O; `connection` does the talking;
 //! `listener` lets peers in.
 
+mod batch;
 mod clients;
 mod connection;
 mod judge;
 mod listener;
 
-use std::borrow::Cow;
-
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -22,11 +21,11 @@ use self::clients::Clients;
 use self::listener::{Doors, Handshake, Listener};
 use super::ack::awaited;
 use super::duplicates::DuplicateWindow;
-use super::{AckWhen, Source, SourceConfig, SourceKind};
+use super::{AckWhen, CharsetOption, Source, SourceConfig, SourceKind};
 use crate::config::{
-    BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, parsed, report, time_limit,
+    BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, report, time_limit,
 };
-use crate::hl7::{Charset, Limits};
+use crate::hl7::Limits;
 use crate::net;
 use crate::net::networks::Networks;
 use crate::net::tls::ServerTls;
@@ -83,7 +82,7 @@ struct Mllp {
     frame_timeout: Duration,
     /// The character set of messages that name none in MSH-18 and are not UTF-8, as in "windows-1252" or "8859/1". Without it,
     /// only their ASCII values can be read. No byte is changed either way.
-    charset: Option<FallbackCharset>,
+    charset: Option<CharsetOption>,
     /// For how long a message is known again: the same bytes with the same MSH-3, MSH-4 and MSH-10 get the acknowledgement of the
     /// first time, and are not processed twice (72h if not given). "off" for devices that give out the same MSH-10 again and again.
     #[serde(default)]
@@ -131,39 +130,6 @@ fn some_connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     more_than(deserializer, 0, "nobody could connect", "`enabled = false` keeps a channel out of service")
 }
 
-/// A character set by its name in HL7 table 0211, or by its common name.
-#[derive(Debug, Clone, Copy)]
-struct FallbackCharset(Charset);
-
-impl FallbackCharset {
-    fn parse(text: &str) -> Result<FallbackCharset, (String, String)> {
-        let help = "for example \"windows-1252\", \"8859/1\" (Western Europe), \"8859/2\" (Central Europe), \"8859/5\" (Cyrillic)";
-        match Charset::named(text) {
-            Some(charset) if charset.is_readable() => Ok(FallbackCharset(charset)),
-            Some(charset) => {
-                Err((format!("{charset} cannot be read, only passed through"), "leave the key out".to_owned()))
-            }
-            None => Err((format!("`{text}` is not a character set"), help.to_owned())),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for FallbackCharset {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FallbackCharset, D::Error> {
-        parsed(deserializer, FallbackCharset(Charset::ASCII), FallbackCharset::parse)
-    }
-}
-
-impl JsonSchema for FallbackCharset {
-    fn schema_name() -> Cow<'static, str> {
-        "Charset".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
-}
-
 /// Reads the options, and reports what does not go together.
 fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
     let config = table.read::<Mllp>()?;
@@ -203,7 +169,7 @@ impl SourceConfig for Mllp {
         if raw.len() > limit {
             return Some(Judged::too_large(raw, limit));
         }
-        let charset = self.charset.map(|FallbackCharset(charset)| charset);
+        let charset = self.charset.map(|CharsetOption(charset)| charset);
         Some(judge::judge_with(raw, &Limits::default(), charset))
     }
 
@@ -222,7 +188,7 @@ impl SourceConfig for Mllp {
             idle_timeout: self.idle_timeout.map(Duration::get),
             byte_timeout: self.byte_timeout.get(),
             frame_timeout: self.frame_timeout.get(),
-            charset: self.charset.map(|FallbackCharset(charset)| charset),
+            charset: self.charset.map(|CharsetOption(charset)| charset),
             duplicate_window: self.duplicate_window.0.map(Duration::get),
             awaited: awaited(self.ack, self.ack_from.as_ref(), self.ack_timeout.as_ref()),
         };

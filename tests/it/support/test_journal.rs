@@ -70,6 +70,10 @@ impl Journal for TestJournal {
         self.disk.transformed(id, at, outcome, deliveries).await
     }
 
+    async fn split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<(), JournalError> {
+        self.disk.split(id, at, parts).await
+    }
+
     async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError> {
         self.disk.attempted(delivery, attempt).await
     }

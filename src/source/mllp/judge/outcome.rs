@@ -6,11 +6,13 @@
 //! | could not be transformed; its delivery was cancelled; nothing was known in time | AE 207 | AE, else CE, else nothing |
 //! | is a dead letter | AE or AR as the receiver said, with its MSA-3 and ERR; AE 207 where it said nothing | the same, else CE or CR |
 //!
+//! A batch has one fate for all of its messages, that of the first which did not end well; each has its own answer.
+//!
 //! This answer is the word of the system behind us, so it is an application acknowledgement where the sender wants one. The
 //! receiver's own mode does not matter: its CA is told as AA. Where a rule of the channel turns what it said into the opposite
 //! (`on = { AE = "sent" }`), the rule counts, and nothing of what it said is passed on.
 
-use super::{Judged, error_code};
+use super::{Judged, error_code, in_set};
 use crate::hl7::{self, Ack, AckCode, Header, Mode, Relayed};
 use crate::message::MessageId;
 use crate::source::{End, Fate};
@@ -46,7 +48,12 @@ impl Judged {
     /// at once.
     pub(in crate::source::mllp) fn wants_outcome(&self) -> bool {
         let verdicts = [Verdict::Accepted, Verdict::Error, Verdict::Rejected];
-        self.rejection.is_none() && verdicts.into_iter().any(|verdict| self.code_for(verdict).is_some())
+        let wants = |header: Option<&Header>| verdicts.into_iter().any(|verdict| code_for(header, verdict).is_some());
+        let wanted = match &self.batch {
+            Some(heads) => heads.messages.is_empty() || heads.messages.iter().any(|(header, _)| wants(header.as_ref())),
+            None => wants(self.header.as_ref()),
+        };
+        self.rejection.is_none() && wanted
     }
 
     /// What is answered; none where the sender wants no such answer. The same fate gives the same bytes, but for one that is not
@@ -67,30 +74,32 @@ impl Judged {
                 _ => (Verdict::Error, Some("message could not be delivered"), None),
             },
         };
-        let code = self.code_for(verdict)?;
         let id = if fate.end == End::Pending { fresh } else { fate.id };
         let timestamp = fate.at.strftime("%Y%m%d%H%M%S%z").to_string();
         let error = text.map(|_| error_code::INTERNAL);
-        let control_id = id.short();
-        let ack = Ack { code, control_id: &control_id, timestamp: &timestamp, text, error };
-        Some(match said {
-            Some(said) => said.build(ack, self.header.as_ref()),
-            None => ack.build(self.header.as_ref()),
+        self.each(id, &timestamp, |header, set, id| {
+            let code = code_for(header, verdict)?;
+            let ack = Ack { code, control_id: &id.short(), timestamp: &timestamp, text, error };
+            Some(match said.as_ref().filter(|_| self.batch.is_none()) {
+                Some(said) => said.build(ack, header),
+                None => in_set(ack.build(header), set),
+            })
         })
     }
+}
 
-    fn code_for(&self, verdict: Verdict) -> Option<AckCode> {
-        if self.header.as_ref().is_some_and(Header::is_ack) {
-            return None;
-        }
-        let (accept, application) = verdict.codes();
-        let is_good = verdict == Verdict::Accepted;
-        match self.header.as_ref().map_or(Mode::Original, hl7::Header::mode) {
-            Mode::Original => Some(application),
-            Mode::Enhanced { application: when, .. } if when.wants(is_good) => Some(application),
-            Mode::Enhanced { accept: when, .. } if when.wants(is_good) => Some(accept),
-            Mode::Enhanced { .. } => None,
-        }
+/// The code for a message of this header; none where its sender wants no such answer.
+fn code_for(header: Option<&Header>, verdict: Verdict) -> Option<AckCode> {
+    if header.is_some_and(Header::is_ack) {
+        return None;
+    }
+    let (accept, application) = verdict.codes();
+    let is_good = verdict == Verdict::Accepted;
+    match header.map_or(Mode::Original, hl7::Header::mode) {
+        Mode::Original => Some(application),
+        Mode::Enhanced { application: when, .. } if when.wants(is_good) => Some(application),
+        Mode::Enhanced { accept: when, .. } if when.wants(is_good) => Some(accept),
+        Mode::Enhanced { .. } => None,
     }
 }
 
