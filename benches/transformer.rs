@@ -46,7 +46,9 @@ fn one(path: &Path) -> ChannelSpec {
 
 fn read(format: Format, raw: &Bytes) -> Message {
     let id = MessageIds::default().next();
-    let meta = Meta { id, channel: "c".into(), received_at: jiff::Timestamp::now(), origin: Origin::default() };
+    // JSON is an event here.
+    let origin = Origin { action: (format == Format::Json).then_some(49), ..Origin::default() };
+    let meta = Meta { id, channel: "c".into(), received_at: jiff::Timestamp::now(), origin };
     Message::read(meta, format, raw, &Limits::default()).unwrap()
 }
 

@@ -2,7 +2,11 @@
 //!
 //! `Debug` of anything in here prints no content: message content is PHI.
 
+mod batch;
+pub(crate) mod csv;
+mod encoded;
 mod refs;
+pub(crate) mod xml;
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::hl7;
 
+pub use batch::{Batch, MAX_PARTS};
+pub use csv::{Csv, Dialect};
+pub use encoded::{Encoded, Unencodable};
 pub use refs::{Ref, RefKind, Refs};
+pub use xml::{Element, Node, Xml, XmlPath};
 
 /// The id of one inbound message: a ULID, 26 characters of Crockford base 32, sortable by time of receipt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +38,19 @@ impl MessageId {
     /// The id from its 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> MessageId {
         MessageId(ulid::Ulid::from_bytes(bytes))
+    }
+
+    /// The id of one of the parts that this message is split into, by its number from 1: the same whenever it is split. It has
+    /// this message's time, so that it sorts among those of its time.
+    pub fn part(self, number: u32) -> MessageId {
+        use sha2::Digest as _;
+        let mut hasher = sha2::Sha256::new();
+        hasher.update(self.to_bytes());
+        hasher.update(number.to_be_bytes());
+        let digest: [u8; 32] = hasher.finalize().into();
+        let mut bytes = self.to_bytes();
+        bytes[6..].copy_from_slice(&digest[..10]);
+        MessageId::from_bytes(bytes)
     }
 
     /// The last 20 characters, for fields that hold no more (MSH-10 is ST(20) up to HL7 v2.6): 80 random bits and the time's
@@ -128,9 +149,15 @@ pub struct Origin {
     /// The event's own id, as its sender gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// The character set to read it in where it names none and is not UTF-8: its source's fallback.
+    /// The character set to read it in, by its source's options: of HL7, where it names none and is not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charset: Option<Box<str>>,
+    /// How its delimited text is written, where it is not comma-separated with a header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csv: Option<Box<Dialect>>,
+    /// The message that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Box<PartOf>>,
     /// Name of the file it came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
@@ -155,12 +182,65 @@ pub struct Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// HL7 v2, ER7 encoding.
+    /// HL7 v2, ER7 encoding: one message, or a batch of them.
     Hl7,
     /// JSON.
     Json,
-    /// Anything else that is text in UTF-8.
+    /// Anything else that is text.
     Text,
+    /// XML.
+    Xml,
+    /// Delimited text.
+    Csv,
+    /// Bytes of which nothing is known.
+    Bytes,
+}
+
+impl Format {
+    /// The word for it in channel files and in the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Format::Hl7 => "hl7",
+            Format::Json => "json",
+            Format::Text => "text",
+            Format::Xml => "xml",
+            Format::Csv => "csv",
+            Format::Bytes => "bytes",
+        }
+    }
+
+    /// The ending of a file that holds such a body.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Text => "txt",
+            Format::Bytes => "bin",
+            other => other.as_str(),
+        }
+    }
+
+    /// Its name for people, as in "the message is HL7".
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Hl7 => "HL7",
+            Format::Json => "JSON",
+            Format::Text => "text",
+            Format::Xml => "XML",
+            Format::Csv => "CSV",
+            Format::Bytes => "bytes",
+        }
+    }
+}
+
+/// What a message is a part of, when it was split off another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartOf {
+    /// The message that was split.
+    pub of: MessageId,
+    /// Which of its parts this is, from 1.
+    pub number: u32,
+    /// How many `split` steps it has behind it: it begins after so many.
+    #[serde(default)]
+    pub splits: u16,
 }
 
 /// A message's content, read.
@@ -172,15 +252,29 @@ pub enum Body {
     Json(serde_json::Value),
     /// Text.
     Text(String),
+    /// XML.
+    Xml(Xml),
+    /// Delimited text.
+    Csv(Csv),
+    /// Bytes.
+    Bytes(Bytes),
+    /// An HL7 batch, before it is taken apart: no step sees one.
+    Batch(Batch),
+    /// Text, XML or delimited text that leaves in another character set. It is read as what it holds.
+    Encoded(Encoded),
 }
 
 impl Body {
     /// The format that this body is in.
     pub fn format(&self) -> Format {
         match self {
-            Body::Hl7(_) => Format::Hl7,
+            Body::Hl7(_) | Body::Batch(_) => Format::Hl7,
             Body::Json(_) => Format::Json,
             Body::Text(_) => Format::Text,
+            Body::Xml(_) => Format::Xml,
+            Body::Csv(_) => Format::Csv,
+            Body::Bytes(_) => Format::Bytes,
+            Body::Encoded(encoded) => encoded.body.format(),
         }
     }
 
@@ -190,8 +284,53 @@ impl Body {
             Body::Hl7(message) => message.to_bytes(),
             Body::Json(value) => Bytes::from(value.to_string()),
             Body::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Body::Xml(xml) => Bytes::copy_from_slice(xml.text().as_bytes()),
+            Body::Csv(csv) => Bytes::copy_from_slice(csv.text().as_bytes()),
+            Body::Bytes(bytes) => bytes.clone(),
+            Body::Batch(batch) => batch.raw().clone(),
+            Body::Encoded(encoded) => encoded.bytes().clone(),
         }
     }
+
+    /// Reads bytes in a format. The body of HL7 is a batch where the bytes are no single message, and are one.
+    pub fn read(raw: &Bytes, format: Format, origin: &Origin, limits: &hl7::Limits) -> Result<Body, UnreadableBody> {
+        let charset = origin.charset.as_deref().and_then(hl7::Charset::named);
+        let text = || decoded(raw, charset.unwrap_or(hl7::Charset::UTF_8));
+        match format {
+            Format::Hl7 => match hl7::Message::parse_with(raw.clone(), limits, charset) {
+                Ok(_) if hl7::batch::second_message(raw).is_some() => {
+                    Batch::read(raw, limits, charset).map(Body::Batch)
+                }
+                Ok(message) => Ok(Body::Hl7(message)),
+                Err(error) if Batch::is_likely(&error) => Batch::read(raw, limits, charset).map(Body::Batch),
+                Err(error) => Err(UnreadableBody::Hl7(error.to_string())),
+            },
+            Format::Json => {
+                let text = text()?;
+                let json = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(&text));
+                json.map(Body::Json)
+                    .map_err(|error| UnreadableBody::Json { line: error.line(), column: error.column() })
+            }
+            Format::Text => Ok(Body::Text(text()?.into_owned())),
+            Format::Xml => {
+                let declared = match (charset, xml::declared_encoding(raw)) {
+                    (None, Some(name)) => Some(hl7::Charset::named(name).ok_or(UnreadableBody::Encoding)?),
+                    (set, _) => set,
+                };
+                Xml::parse(&decoded(raw, declared.unwrap_or(hl7::Charset::UTF_8))?).map(Body::Xml)
+            }
+            Format::Csv => Csv::parse(&text()?, origin.csv.as_deref().copied().unwrap_or_default()).map(Body::Csv),
+            Format::Bytes => Ok(Body::Bytes(raw.clone())),
+        }
+    }
+}
+
+/// Bytes as text; never with a character put in the place of another.
+fn decoded(raw: &Bytes, charset: hl7::Charset) -> Result<std::borrow::Cow<'_, str>, UnreadableBody> {
+    charset.decode(raw).map_err(|error| match error {
+        hl7::CharsetError::Invalid { charset, offset } => UnreadableBody::Text { charset, offset },
+        other => UnreadableBody::Charset(other),
+    })
 }
 
 impl fmt::Debug for Body {
@@ -212,25 +351,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// Reads a body that came in. For JSON that an event source took in, the body is the event's `data`.
+    /// Reads a body that came in. For JSON that an event source took in, the body is the event itself.
     pub fn read(meta: Meta, format: Format, raw: &Bytes, limits: &hl7::Limits) -> Result<Message, UnreadableBody> {
-        let mut event = Event::default();
-        let body = match format {
-            Format::Hl7 => {
-                let fallback = meta.origin.charset.as_deref().and_then(hl7::Charset::named);
-                let parsed = hl7::Message::parse_with(raw.clone(), limits, fallback);
-                Body::Hl7(parsed.map_err(|error| UnreadableBody::Hl7(error.to_string()))?)
-            }
-            Format::Json => {
-                let json: serde_json::Value = serde_json::from_slice(raw)
-                    .map_err(|error| UnreadableBody::Json { line: error.line(), column: error.column() })?;
-                event = Event::new(json.clone());
-                Body::Json(json)
-            }
-            Format::Text => Body::Text(
-                String::from_utf8(raw.to_vec())
-                    .map_err(|error| UnreadableBody::Text(error.utf8_error().valid_up_to()))?,
-            ),
+        let body = Body::read(raw, format, &meta.origin, limits)?;
+        let event = match &body {
+            // JSON that came another way is no event, and neither is a part of one.
+            Body::Json(json) if meta.origin.action.is_some() && meta.origin.part.is_none() => Event::new(json.clone()),
+            _ => Event::default(),
         };
         Ok(Message { meta, body: Arc::new(body), event: Arc::new(event) })
     }
@@ -280,7 +407,39 @@ pub enum UnreadableBody {
         /// Column of the mistake, from 1.
         column: usize,
     },
-    /// Not UTF-8.
-    #[error("the body is not UTF-8: byte {0} does not belong")]
-    Text(usize),
+    /// Bytes that its character set does not have.
+    #[error("the body is not {charset}: byte {offset} does not belong")]
+    Text {
+        /// The set's name.
+        charset: &'static str,
+        /// Offset of the byte.
+        offset: usize,
+    },
+    /// A character set that cannot be read.
+    #[error("{0}")]
+    Charset(hl7::CharsetError),
+    /// An XML declaration with an encoding that is not known.
+    #[error("the encoding that the XML declaration names is not known")]
+    Encoding,
+    /// Not XML.
+    #[error("the body is not XML that can be read: line {line}, column {column}: {problem}")]
+    Xml {
+        /// Line of the mistake, from 1.
+        line: u32,
+        /// Column of the mistake, from 1.
+        column: u32,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Not delimited text.
+    #[error("the body is not CSV that can be read: line {line}: {problem}")]
+    Csv {
+        /// Line of the mistake, from 1.
+        line: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A batch with a wrong count, or with something in it that is no message.
+    #[error("the batch is refused: {0}")]
+    Batch(String),
 }

@@ -60,6 +60,8 @@ counters! {
     frames_dropped,
     /// Frames without content.
     frames_empty,
+    /// HTTP requests refused: without credentials, too large, too slow, of another type.
+    requests_refused,
     /// Acknowledgements that the peer did not take; it will send the message again.
     acknowledgements_lost,
 }

@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{ChannelSpec, Set};
-use crate::config::Resource;
 use crate::diagnostic::Diagnostic;
 
 /// Takes the specs out that want what another has, each with a diagnostic that names the other.
@@ -68,9 +67,9 @@ fn conflicts(
         };
         let had_it = running.iter().any(|old| same_file(old) && holds(old));
         if let Some((other, _)) = rivals().find(|(other, is_kept)| holds(other) && (*is_kept || !had_it)) {
-            let Resource::Port(address) = resource;
-            let message = format!("two channels listen on port {}", address.port());
-            let help = format!("`{}` ({}) has it, too: choose another port", other.name, other.file.name);
+            let conflict = other.source.resources().iter().find_map(|held| resource.conflict(held));
+            let Some((message, help)) = conflict else { continue };
+            let help = format!("`{}` ({}) has it, too: {help}", other.name, other.file.name);
             found.push(diagnostic(&spec.source_span, message, help));
         }
     }

@@ -18,7 +18,7 @@ use crate::config::{self, Entry, Table};
 use crate::destination;
 use crate::diagnostic::{Diagnostic, SourceFile, sort};
 use crate::expr::Expression;
-use crate::source::{self, EventSource};
+use crate::source::{self, CharsetOption, EventSource};
 use crate::transformer::Transformer;
 
 /// Keys of a channel file that hold tables of their own.
@@ -201,6 +201,13 @@ fn channel(root: Spanned<DeTable<'_>>, file: &Arc<SourceFile>) -> Option<Channel
     let destinations = read_destinations(destinations, retry);
     let names: Vec<Name> = destinations.iter().map(|(name, _)| name.clone()).collect();
     let tests = tests.map_or_else(Vec::new, |entry| test::parse(entry, &names));
+    if let Some(from) = source.as_ref().and_then(|(_, source)| source.answers_from())
+        && !names.iter().any(|name| **name == **from.get_ref())
+    {
+        let message = format!("no destination of this channel is called `{}`", from.get_ref());
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        config::unknown_word(from.span(), message, from.get_ref(), &names);
+    }
     let head = head?;
     check_name(head.name.get_ref(), &head.name.span(), "channel");
     check_action(&head, source.as_ref().map(|(kind, _)| *kind));
@@ -298,6 +305,7 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let owner = format!("destination.{name}.transformer");
     let transformer =
         table.take("transformer").map_or_else(Transformer::default, |steps| Transformer::parse(steps, &owner));
+    let charset = table.take("charset").and_then(Entry::read::<CharsetOption>).map(|CharsetOption(charset)| charset);
     let own_retry = table.take("retry").and_then(|entry| entry.into_table("retry")?.read::<RetryKeys>());
     let kinds: Vec<&str> = destination::KINDS.iter().map(|kind| kind.name).collect();
     let kind = kind_name(&mut table, "destination", &kinds);
@@ -309,7 +317,8 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
     let dispatch = dispatch?;
-    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
+    let (name, kind) = (name.into(), kind.name);
+    Some(DestinationSpec { name, kind, config, when, transformer, charset, retry, dispatch, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

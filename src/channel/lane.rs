@@ -40,8 +40,11 @@ use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
 use crate::destination::{Delivered, Destination, FaultClass, SendError};
-use crate::journal::{Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued};
+use crate::journal::{
+    Answered, Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued,
+};
 use crate::monitor::Counters;
+use crate::source::Waiters;
 
 /// Attempts whose result may wait for its sync while the lane goes on: what a crash can repeat.
 const UNSYNCED: usize = 32;
@@ -88,6 +91,8 @@ pub(super) struct Lane {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) counters: Arc<Counters>,
     pub(super) wake: Arc<Wake>,
+    /// Those who wait for what becomes of a message.
+    pub(super) waiters: Arc<Waiters>,
     pub(super) status: Arc<Mutex<LaneStatus>>,
 }
 
@@ -137,6 +142,7 @@ struct Ended {
     began: Instant,
     result: Result<Delivered, SendError>,
     to: Option<String>,
+    answered: Option<Answered>,
 }
 
 /// An attempt that the journal keeps, or not.
@@ -326,15 +332,16 @@ impl Dispatcher {
                 let (spec, at) = (self.spec.clone(), self.at);
                 self.attempts.push(Box::pin(async move {
                     let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
-                    let to = connector.as_ref().and_then(|destination| destination.used());
-                    Ended { connector, queued, started_at, began, result, to }
+                    let to = connector.as_ref().and_then(|connector| connector.used());
+                    let answered = connector.as_ref().and_then(|connector| connector.answered());
+                    Ended { connector, queued, started_at, began, result, to, answered }
                 }));
                 Ok(())
             }
             // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
             Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
                 let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
-                self.settle(Ended { connector, queued, started_at, began, result, to: None });
+                self.settle(Ended { connector, queued, started_at, began, result, to: None, answered: None });
                 Ok(())
             }
             Err(error) => {
@@ -380,7 +387,7 @@ impl Dispatcher {
 
     /// Judges an attempt and hands it to the journal.
     fn settle(&mut self, ended: Ended) {
-        let Ended { connector, queued, started_at, began, result, to } = ended;
+        let Ended { connector, queued, started_at, began, result, to, answered } = ended;
         self.connectors.push(connector);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let attempt = Attempt {
@@ -392,6 +399,7 @@ impl Dispatcher {
             counted: true,
             holds: false,
             to,
+            answered,
             response: None,
         };
         let in_a_row = self.down.as_ref().map_or(0, |down| down.in_a_row);
@@ -403,10 +411,12 @@ impl Dispatcher {
         if state == DeliveryState::Sent {
             self.window.sent(place);
         }
-        let journal = self.lane.journal.clone();
+        let (journal, waiters) = (self.lane.journal.clone(), self.lane.waiters.clone());
         // Unconstrained: futures that tokio puts off for fairness are woken last first, and would be journaled in that order.
         self.gathered.push(Box::pin(tokio::task::unconstrained(async move {
+            let message = queued.id.message;
             let result = journal.attempted(queued.id, verdict.attempt).await;
+            waiters.tell([message]);
             Kept { place, state, result }
         })));
         self.gathering_since.get_or_insert_with(Instant::now);

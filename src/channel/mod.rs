@@ -10,6 +10,7 @@ mod retry;
 mod runtime;
 mod schema;
 mod spec;
+mod split;
 pub mod test;
 mod worker;
 

@@ -19,7 +19,7 @@ use crate::config::BuildError;
 use crate::journal::Journal;
 use crate::message::MessageIds;
 use crate::monitor::Counters;
-use crate::source::{Intake, Source, Trouble};
+use crate::source::{Intake, Source, Trouble, Waiters};
 
 /// A source that cannot be opened (a port in use) is tried again so often.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
@@ -108,6 +108,7 @@ pub struct Channel {
     counters: Arc<Counters>,
     wake_worker: Arc<Notify>,
     wake_lanes: Arc<Wake>,
+    waiters: Arc<Waiters>,
     lane_status: Mutex<BTreeMap<Name, Arc<Mutex<LaneStatus>>>>,
     state: Arc<Mutex<State>>,
     listens_on: Arc<Mutex<Option<SocketAddr>>>,
@@ -125,6 +126,7 @@ impl Channel {
             counters: Arc::default(),
             wake_worker: Arc::default(),
             wake_lanes: Arc::default(),
+            waiters: Arc::default(),
             lane_status: Mutex::default(),
             state: Arc::new(Mutex::new(State::Stopped)),
             listens_on: Arc::default(),
@@ -181,6 +183,7 @@ impl Channel {
     pub fn wake(&self) {
         self.wake_worker();
         self.wake_lanes.by_hand();
+        self.waiters.tell_all();
     }
 
     fn set_state(&self, state: State) {
@@ -259,8 +262,9 @@ impl Channel {
 
     fn intake(&self) -> Intake {
         let ChannelContext { journal, ids, .. } = self.context.clone();
-        let intake = Intake::new(self.name.clone(), journal, ids, self.wake_worker.clone(), self.counters.clone());
-        intake.showing(self.trouble.clone())
+        Intake::new(self.name.clone(), journal, ids, self.wake_worker.clone(), self.counters.clone())
+            .with_waiters(self.waiters.clone())
+            .showing(self.trouble.clone())
     }
 
     fn run_source(&self, source: Box<dyn Source>) -> Running {
@@ -324,6 +328,7 @@ impl Channel {
                 counters: self.counters.clone(),
                 wake: self.wake_worker.clone(),
                 lanes: self.wake_lanes.clone(),
+                waiters: self.waiters.clone(),
                 transforming: self.context.transforming.clone(),
             };
             parts.worker = Some(Running::supervised(self.name.clone(), move |stop| worker.clone().run(stop)));
@@ -348,6 +353,7 @@ impl Channel {
             journal: self.context.journal.clone(),
             counters: self.counters.clone(),
             wake: self.wake_lanes.clone(),
+            waiters: self.waiters.clone(),
             status: status.clone(),
         };
         self.lane_status.lock().unwrap_or_else(PoisonError::into_inner).insert(destination.clone(), status);

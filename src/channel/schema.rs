@@ -89,6 +89,8 @@ fn destinations() -> Value {
     let mut more = Map::new();
     more.insert("when".into(), expression("Only messages for which this is true go here."));
     more.insert("transformer".into(), steps());
+    let charset = "The character set that messages leave in, as in \"windows-1252\", \"8859/2\", \"Shift_JIS\" or \"GB18030\": HL7 converted, with MSH-18 naming it; text, CSV and XML encoded. A character that the set does not have is an error. Not given: HL7 leaves in its own set, the others as UTF-8.";
+    more.insert("charset".into(), json!({ "type": "string", "description": charset }));
     more.insert("retry".into(), value_of(schema_generator().into_root_schema_for::<RetryKeys>()));
     let dispatch = value_of(schema_generator().into_root_schema_for::<DispatchKeys>());
     more.extend(dispatch["properties"].as_object().cloned().unwrap_or_default());

@@ -10,6 +10,7 @@ use crate::config::Place;
 use crate::destination::DestinationConfig;
 use crate::diagnostic::SourceFile;
 use crate::expr::Expression;
+use crate::hl7::Charset;
 use crate::source::SourceConfig;
 use crate::transformer::Transformer;
 
@@ -96,6 +97,8 @@ pub struct DestinationSpec {
     pub when: Option<Expression>,
     /// Steps for this destination alone.
     pub transformer: Transformer,
+    /// The character set that messages leave in; their own where none is given.
+    pub charset: Option<Charset>,
     /// When a failed delivery is tried again.
     pub retry: Retry,
     /// In which order its deliveries leave, and what a fault or a dead letter means.

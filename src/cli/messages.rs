@@ -170,6 +170,9 @@ impl Show {
     }
 }
 
+/// More parts than this are left to `labwire messages list`.
+const MAX_PARTS_SHOWN: usize = 100;
+
 /// A message's whole way in a few lines.
 pub(super) fn story(view: &MessageView, content: bool) -> String {
     let summary = &view.summary;
@@ -183,6 +186,12 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
         let by = summary.origin.asked_by.as_ref().map_or(String::new(), |who| format!(" by {who}"));
         let why = summary.origin.reason.as_ref().map_or(String::new(), |why| format!(": {why}"));
         lines.push(format!("  made from message {origin}{by}{why}"));
+    }
+    if let Some(part) = &summary.origin.part {
+        lines.push(format!("  part {} of message {}", part.number, part.of));
+    }
+    for number in (1..=summary.parts).take(MAX_PARTS_SHOWN) {
+        lines.push(format!("  part {number}: message {}", summary.id.part(number)));
     }
     if summary.origin.reused_key {
         lines.push("  its control id came shortly before with another content".to_owned());

@@ -13,15 +13,16 @@ use schemars::{Schema, SchemaGenerator};
 
 use crate::config::{BuildError, Mistake, Place, Table};
 use crate::expr::ExprError;
-use crate::journal::Outgoing;
+use crate::journal::{Answered, Outgoing};
 use crate::message::Message;
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
-    &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
+    &["type", "when", "transformer", "charset", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
 
 mod fault;
 mod file;
+mod files;
 mod http;
 mod mllp;
 mod sftp;
@@ -82,6 +83,11 @@ pub trait Destination: Send {
 
     /// Which of several addresses the last attempt used; none where there is one only, or none was reached.
     fn used(&self) -> Option<String> {
+        None
+    }
+
+    /// How the peer answered the last attempt beside the content of its answer, where its protocol has such a thing.
+    fn answered(&self) -> Option<Answered> {
         None
     }
 }

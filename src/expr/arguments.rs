@@ -6,6 +6,7 @@ use minijinja::Value;
 use minijinja::machinery::ast::{CallArg, Expr};
 
 use crate::hl7;
+use crate::message::XmlPath;
 
 /// A wrong argument.
 pub(super) struct Wrong {
@@ -39,7 +40,7 @@ pub(super) fn of_filter(name: &str, args: &[CallArg<'_>]) -> Option<Wrong> {
         "pad" => (1, 3, "write pad(8), pad(8, ' ') or pad(8, ' ', 'right')"),
         "hl7_ts" => (0, 1, "write hl7_ts or hl7_ts('Europe/Budapest')"),
         "date" => (1, 2, "write date('%Y-%m-%d') or date('%H:%M', 'Europe/Budapest')"),
-        "digits" | "base64" | "sha256" => (0, 0, "write it without arguments"),
+        "digits" | "base64" | "base64_decode" | "sha256" => (0, 0, "write it without arguments"),
         _ => return None,
     };
     if args.len() < least {
@@ -93,6 +94,10 @@ pub(super) fn of_method(name: &str, args: &[CallArg<'_>]) -> Option<Wrong> {
         "count" => "write msg.count('OBX')",
         "all" => "write msg.all('OBX-5')",
         "raw" => "write msg.raw('PID-5')",
+        "rows" | "text" | "bytes" if args.is_empty() => return None,
+        "rows" | "text" | "bytes" => {
+            return wrong(None, format!("`msg.{name}` takes no argument"), format!("write msg.{name}()"));
+        }
         _ => return None,
     };
     if args.len() != 1 {
@@ -101,6 +106,11 @@ pub(super) fn of_method(name: &str, args: &[CallArg<'_>]) -> Option<Wrong> {
     let Some(text) = literal(args, 0)?.as_str() else {
         return wrong(Some(0), format!("`msg.{name}` takes text"), help);
     };
+    // Elements of XML.
+    if text.starts_with('/') && name != "raw" {
+        let problem = text.parse::<XmlPath>().err()?;
+        return wrong(Some(0), format!("`{text}` is not a path into XML"), problem);
+    }
     match text.parse::<hl7::Path>() {
         Err(error) => wrong(Some(0), format!("`{text}` is not an HL7 path: {}", error.message), help),
         Ok(path) if name == "count" && (path.field().is_some() || path.occurrence().is_some()) => {

@@ -12,7 +12,8 @@ use minijinja::{Error, ErrorKind, Value};
 
 use super::arguments::{self, Wrong};
 use super::cost::{self, TooMuch};
-use super::scope::{META, METHODS};
+use super::scope::META;
+use super::view::METHODS;
 use super::{ENVIRONMENT, Escaping};
 use crate::config;
 use crate::diagnostic::{SourceFile, did_you_mean};
@@ -28,6 +29,13 @@ pub(super) enum At<'a> {
         /// The value.
         text: &'a str,
     },
+    /// A string value of the channel file that is about an answer.
+    Answer {
+        /// The value's place.
+        span: &'a Range<usize>,
+        /// The value.
+        text: &'a str,
+    },
     /// A file that the channel file names.
     File(&'a Arc<SourceFile>),
 }
@@ -35,7 +43,9 @@ pub(super) enum At<'a> {
 impl At<'_> {
     fn report(&self, within: Range<usize>, message: String, label: String, help: Option<String>) {
         match self {
-            At::Value { span, text } => config::report(config::text_place(span, text, within), message, label, help),
+            At::Value { span, text } | At::Answer { span, text } => {
+                config::report(config::text_place(span, text, within), message, label, help)
+            }
             At::File(file) => {
                 let label = help.map_or(label.clone(), |help| if label.is_empty() { help } else { label });
                 config::report_in(file, within, message, label);
@@ -44,14 +54,15 @@ impl At<'_> {
     }
 }
 
-/// Variables that every expression sees.
-const VARIABLES: &[&str] = &["msg", "meta", "event", "each"];
+/// Variables that every expression sees; the last only where it is about an answer.
+const VARIABLES: &[&str] = &["msg", "meta", "event", "each", "answer"];
 /// Variables that Jinja itself makes.
 const JINJA_VARIABLES: &[&str] = &["loop", "self", "super", "caller", "varargs", "kwargs", "true", "false", "none"];
 /// Filters worth suggesting for a mistyped one.
 pub(super) const FILTERS: &[&str] = &[
     "abs",
     "base64",
+    "base64_decode",
     "batch",
     "bool",
     "capitalize",
@@ -103,6 +114,7 @@ pub(super) const FILTERS: &[&str] = &[
 /// Filters whose result is a number or text.
 const SCALAR_FILTERS: &[&str] = &[
     "base64",
+    "base64_decode",
     "bool",
     "capitalize",
     "date",
@@ -330,14 +342,18 @@ impl Walk<'_, '_> {
     }
 
     fn variable(&mut self, name: &str, span: Span) {
-        let known = VARIABLES.contains(&name)
+        let variables = match self.at {
+            At::Answer { .. } => VARIABLES,
+            _ => &VARIABLES[..VARIABLES.len() - 1],
+        };
+        let known = variables.contains(&name)
             || JINJA_VARIABLES.contains(&name)
             || self.assigned.contains(name)
             || ENVIRONMENT.globals().any(|(global, _)| global == name);
         if !known {
-            let near = did_you_mean(name, VARIABLES.iter().copied().chain(self.assigned.iter().map(String::as_str)));
+            let near = did_you_mean(name, variables.iter().copied().chain(self.assigned.iter().map(String::as_str)));
             let label = near.map_or(String::new(), |near| format!("did you mean `{near}`?"));
-            let help = format!("variables are {}", VARIABLES.join(", "));
+            let help = format!("variables are {}", variables.join(", "));
             self.report(span, format!("no variable is called `{name}`"), label, Some(help));
         }
     }
@@ -397,7 +413,9 @@ impl Walk<'_, '_> {
         };
         let path = path.value.as_str().unwrap_or_default().to_owned();
         let place = match self.at {
-            At::Value { span: value, text } => config::text_place(value, text, range(span)),
+            At::Value { span: value, text } | At::Answer { span: value, text } => {
+                config::text_place(value, text, range(span))
+            }
             At::File(_) => 0..0,
         };
         match config::load_text(&place, &path, "table") {

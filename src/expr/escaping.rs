@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use minijinja::value::ValueKind;
 use minijinja::{AutoEscape, Error, Output, State, Value};
 
-use super::filters::FilterError;
+use super::filters::{self, FilterError};
 use crate::hl7::{self, Separators};
+use crate::message::csv;
 
 /// The endings that template files may have.
 pub const ENDINGS: &[&str] = &["hl7", "er7", "json", "xml", "html", "htm", "txt", "csv"];
@@ -23,6 +24,8 @@ pub enum Escaping {
     Json,
     /// XML.
     Xml,
+    /// Delimited text: a value becomes one value, in quotes where it needs them.
+    Csv,
     /// A part of a file name.
     FileName,
 }
@@ -36,7 +39,8 @@ impl Escaping {
             "hl7" | "er7" => Some(Escaping::Hl7(separators_in(text))),
             "json" => Some(Escaping::Json),
             "xml" | "html" | "htm" => Some(Escaping::Xml),
-            "txt" | "csv" => Some(Escaping::None),
+            "txt" => Some(Escaping::None),
+            "csv" => Some(Escaping::Csv),
             _ => None,
         }
     }
@@ -51,6 +55,7 @@ impl Escaping {
             }
             Escaping::Json => "json".to_owned(),
             Escaping::Xml => "xml".to_owned(),
+            Escaping::Csv => "csv".to_owned(),
             Escaping::FileName => "file name".to_owned(),
         }
     }
@@ -60,7 +65,7 @@ pub(super) fn of_template(name: &str) -> AutoEscape {
     match name {
         "json" => AutoEscape::Json,
         "xml" => AutoEscape::Html,
-        "file name" => AutoEscape::Custom("file name".into()),
+        "file name" | "csv" => AutoEscape::Custom(name.to_owned().into()),
         _ if name.starts_with("hl7:") => AutoEscape::Custom(name.to_owned().into()),
         _ => AutoEscape::None,
     }
@@ -69,6 +74,7 @@ pub(super) fn of_template(name: &str) -> AutoEscape {
 /// minijinja's formatter: formats that it knows are left to it. In HL7 the only text that is not escaped is what a macro or a
 /// block of the template itself wrote: the filters that would mark a value safe do not ([`super::filters`]).
 pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    filters::check_text(value)?;
     let custom = match state.auto_escape() {
         // Nothing is fit to leave its folder.
         AutoEscape::Custom(name) if !value.is_safe() || name == "file name" => name.clone(),
@@ -80,6 +86,7 @@ pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Va
     }
     let text = if value.kind() == ValueKind::None { String::new() } else { value.to_string() };
     let escaped = match custom.strip_prefix("hl7:") {
+        None if custom == "csv" => csv::quoted(&text).into_owned(),
         Some(separators) => hl7_text(&text, &separators_of(separators)).ok_or_else(|| {
             FilterError("a value needs an escape character, and the template's MSH-2 declares none".to_owned())
         })?,

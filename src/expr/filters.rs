@@ -1,11 +1,12 @@
 //! The filters and functions that Labwire adds to Jinja's.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime, fmt::strtime};
-use minijinja::value::{Kwargs, Rest};
+use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use sha2::Digest as _;
 
@@ -28,7 +29,8 @@ pub(super) fn register(environment: &mut Environment<'static>) {
     environment.add_filter("lookup", lookup);
     environment.add_filter("pad", pad);
     environment.add_filter("digits", digits);
-    environment.add_filter("base64", |text: String| STANDARD.encode(text));
+    environment.add_filter("base64", base64);
+    environment.add_filter("base64_decode", base64_decode);
     environment.add_filter("sha256", sha256);
     environment.add_filter("tojson", tojson);
     environment.add_filter("safe", safe);
@@ -110,7 +112,42 @@ fn text_of(value: &Value) -> Result<String, Error> {
     if value.is_undefined() || value.is_none() {
         return Err(ErrorKind::UndefinedError.into());
     }
+    check_text(value)?;
     Ok(value.to_string())
+}
+
+/// Bytes are text only where they are UTF-8: what is not would be put out with other characters in its place.
+pub(super) fn check_text(value: &Value) -> Result<(), Error> {
+    if value.kind() == ValueKind::Bytes && value.as_bytes().is_some_and(|bytes| std::str::from_utf8(bytes).is_err()) {
+        return Err(fail("bytes that are not UTF-8 cannot be put out as text; `| base64` writes any"));
+    }
+    Ok(())
+}
+
+/// What a value holds, as bytes: of text, its UTF-8.
+pub(super) fn bytes_of(value: &Value) -> Result<Vec<u8>, Error> {
+    match value.as_bytes() {
+        Some(bytes) if value.kind() == ValueKind::Bytes => Ok(bytes.to_vec()),
+        _ => text_of(value).map(String::into_bytes),
+    }
+}
+
+/// `base64`: bytes or text as RFC 4648 writes them, in one line.
+fn base64(value: &Value) -> Result<String, Error> {
+    bytes_of(value).map(|bytes| STANDARD.encode(bytes))
+}
+
+/// `base64_decode`: the bytes that a text stands for. Blanks and line breaks between are passed over, also those that HL7 writes
+/// as `\.br\`; the `=` at the end may be missing.
+fn base64_decode(value: &Value) -> Result<Value, Error> {
+    const LENIENT: GeneralPurpose = GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let text = text_of(value)?.replace("\\.br\\", "");
+    let text: String = text.split_whitespace().collect();
+    let bytes = LENIENT.decode(text).map_err(|_| fail("this is not base64"))?;
+    Ok(Value::from_bytes(bytes))
 }
 
 /// `hl7_ts`: a time as HL7 writes it, with its offset where it has one; `hl7_ts('Europe/Budapest')` in that zone. A date stays a
@@ -173,9 +210,10 @@ fn digits(text: String) -> String {
     text.chars().filter(char::is_ascii_digit).collect()
 }
 
-/// `sha256`: the hash in hexadecimal.
-fn sha256(text: String) -> String {
-    sha2::Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+/// `sha256`: the hash of bytes or text in hexadecimal.
+fn sha256(value: &Value) -> Result<String, Error> {
+    let bytes = bytes_of(value)?;
+    Ok(sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// `tojson`: a value as JSON. Jinja marks it safe everywhere; here it is so only in JSON, or it would carry `|^~` into an HL7
@@ -249,11 +287,30 @@ mod tests {
     }
 
     #[test]
+    fn bytes_there_and_back() {
+        let decoded = base64_decode(&Value::from("JVBE\r\nRi0x\\.br\\Ljf/")).expect("base64");
+        assert_eq!(decoded.as_bytes(), Some(&b"%PDF-1.7\xff"[..]));
+        assert_eq!(base64(&decoded).expect("bytes"), "JVBERi0xLjf/");
+        assert_eq!(base64(&Value::from("é")).expect("text"), "w6k=");
+        assert_eq!(base64_decode(&Value::from("w6k")).expect("no padding").as_bytes(), Some("é".as_bytes()));
+        for wrong in ["secret!", "A"] {
+            let error = base64_decode(&Value::from(wrong)).expect_err(wrong);
+            let source = std::error::Error::source(&error).expect("ours").to_string();
+            assert_eq!(source, "this is not base64");
+        }
+        assert!(text_of(&decoded).is_err() && pad(&decoded, 3, Rest(vec![])).is_err());
+        assert_eq!(
+            &sha256(&decoded).expect("bytes")[..8],
+            &sha256(&Value::from_bytes(b"%PDF-1.7\xff".to_vec())).expect("bytes")[..8]
+        );
+    }
+
+    #[test]
     fn padding_and_digits() {
         assert_eq!(pad(&Value::from("42"), 5, Rest(vec![])).expect("valid"), "00042");
         assert_eq!(pad(&Value::from(42), 5, Rest(vec![" ".into(), "right".into()])).expect("valid"), "42   ");
         assert_eq!(pad(&Value::from("123456"), 3, Rest(vec![])).expect("valid"), "123456");
         assert_eq!(digits("+36 (1) 555-0100".into()), "3615550100");
-        assert_eq!(&sha256("abc".into())[..16], "ba7816bf8f01cfea");
+        assert_eq!(&sha256(&"abc".into()).expect("text")[..16], "ba7816bf8f01cfea");
     }
 }

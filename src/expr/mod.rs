@@ -7,6 +7,7 @@
 //! Variables: `msg` (HL7 paths or JSON pointers), `meta`, `event`, within `each` also `each.index`. `now()` and `ulid()` are
 //! those of the message's receipt, so that the same input gives the same output.
 
+mod answer;
 mod arguments;
 mod check;
 mod cost;
@@ -14,6 +15,7 @@ mod escaping;
 mod filters;
 mod path;
 mod scope;
+mod view;
 mod web;
 
 use std::borrow::Cow;
@@ -32,6 +34,7 @@ use crate::diagnostic::SourceFile;
 use crate::hl7;
 use crate::lookup_table::LookupTable;
 
+pub use answer::{AnswerExpression, AnswerHeader, AnswerTemplate, AnswerView};
 pub(crate) use check::line_span;
 pub(crate) use escaping::hl7_line_breaks;
 pub use escaping::{ENDINGS, Escaping};
@@ -96,9 +99,13 @@ pub struct ExprError {
 impl Expression {
     /// Compiles; mistakes are reported at their place within `span` of the file that is being read.
     pub fn compile(text: &str, span: &Range<usize>) -> Expression {
+        Expression::compile_at(text, span, &check::At::Value { span, text })
+    }
+
+    fn compile_at(text: &str, span: &Range<usize>, at: &check::At<'_>) -> Expression {
         let place = config::place_name(span);
         let mut tables = BTreeMap::new();
-        let clean = check::expression(text, &check::At::Value { span, text }, &mut tables);
+        let clean = check::expression(text, at, &mut tables);
         let text = keep(text);
         let compiled = clean.then(|| ENVIRONMENT.compile_expression(text).ok().map(Arc::new)).flatten();
         Expression { compiled, text, place, tables: Arc::new(tables) }

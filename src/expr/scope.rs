@@ -3,13 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use minijinja::Value;
 use minijinja::value::{Object, ObjectRepr, Serde};
-use minijinja::{Error, ErrorKind, State, Value};
 
 use super::Tables;
-use super::filters::FilterError;
-use crate::hl7;
-use crate::message::{Body, Event, Message, Meta};
+use super::view::View;
+use crate::message::{Body, Event, Message, MessageId, Meta, Origin};
 
 /// The segment or element that an `each` step is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,17 +27,35 @@ pub struct Scope {
     event: Arc<Event>,
     each: Option<Each>,
     tables: Option<Tables>,
+    /// An answer, where the expression is about one.
+    pub(super) answer: Option<Value>,
 }
 
 impl Scope {
     /// The variables for a message.
     pub fn new(message: &Message) -> Scope {
+        let body = match &*message.body {
+            Body::Encoded(encoded) => encoded.body.clone(),
+            _ => message.body.clone(),
+        };
+        Scope { body, meta: message.meta.clone(), event: message.event.clone(), each: None, tables: None, answer: None }
+    }
+
+    /// No message at all.
+    pub(super) fn nothing() -> Scope {
+        let meta = Meta {
+            id: MessageId::from_bytes([0; 16]),
+            channel: String::new(),
+            received_at: jiff::Timestamp::UNIX_EPOCH,
+            origin: Origin::default(),
+        };
         Scope {
-            body: message.body.clone(),
-            meta: message.meta.clone(),
-            event: message.event.clone(),
+            body: Arc::new(Body::Text(String::new())),
+            meta,
+            event: Arc::default(),
             each: None,
             tables: None,
+            answer: None,
         }
     }
 
@@ -67,6 +84,7 @@ impl Object for Scope {
             "msg" => Some(Value::from_object(View { body: self.body.clone(), each: self.each.clone() })),
             "meta" => Some(Value::from(Serde(&self.meta))),
             "event" => Some(self.event.view()),
+            "answer" => self.answer.clone(),
             "each" => self
                 .each
                 .as_ref()
@@ -87,76 +105,6 @@ impl Object for TablesValue {
     }
 }
 
-/// `msg`.
-struct View {
-    body: Arc<Body>,
-    each: Option<Each>,
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("msg")
-    }
-}
-
-impl View {
-    fn path(&self, text: &str) -> Result<hl7::Path, Error> {
-        let path: hl7::Path = text.parse().map_err(|error: hl7::PathError| filter_error(error.to_string()))?;
-        Ok(match &self.each {
-            Some(each) if path.occurrence().is_none() && path.segment() == each.segment => {
-                path.with_occurrence(each.index)
-            }
-            _ => path,
-        })
-    }
-
-    fn field(&self, message: &hl7::Message, path: &str) -> Result<Value, Error> {
-        let path = self.path(path)?;
-        let text = message.text(&path).map_err(|error| filter_error(format!("{path}: {error}")))?;
-        Ok(Value::from(text.unwrap_or_default().into_owned()))
-    }
-}
-
-impl Object for View {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        match &*self.body {
-            Body::Hl7(message) => Some(self.field(message, key.as_str()?).unwrap_or_else(Value::from)),
-            Body::Json(json) => match key.as_str() {
-                Some(pointer) if pointer.starts_with('/') => {
-                    json.pointer(pointer).map(|value| Value::from(Serde(value)))
-                }
-                Some(name) => json.get(name).map(|value| Value::from(Serde(value))),
-                None => json.get(key.as_usize()?).map(|value| Value::from(Serde(value))),
-            },
-            Body::Text(_) => None,
-        }
-    }
-
-    /// `msg.count('OBX')`: how many segments; `msg.all('OBX-5')`: the field in each of them; `msg.raw('PID-5')`: as it stands,
-    /// still escaped; `msg.text()`: the whole body.
-    fn call_method(self: &Arc<Self>, _: &mut State<'_, '_>, method: &str, args: &[Value]) -> Result<Value, Error> {
-        let argument = || args.first().and_then(Value::as_str).ok_or_else(|| Error::from(ErrorKind::MissingArgument));
-        match (&*self.body, method) {
-            (Body::Hl7(message), "count") => Ok(Value::from(message.count(argument()?))),
-            (Body::Hl7(message), "all") => {
-                let path = self.path(argument()?)?;
-                let count = u32::try_from(message.count(path.segment())).unwrap_or(u32::MAX);
-                (1..=count).map(|at| self.field(message, &path.with_occurrence(at).to_string())).collect()
-            }
-            (Body::Hl7(message), "raw") => {
-                let path = self.path(argument()?)?;
-                let raw = message.raw(&path).unwrap_or_default();
-                Ok(Value::from(String::from_utf8_lossy(raw).into_owned()))
-            }
-            (Body::Text(text), "text") => Ok(Value::from(text.clone())),
-            _ => Err(ErrorKind::UnknownMethod.into()),
-        }
-    }
-}
-
-/// Names of the methods of `msg`, for load-time checks.
-pub(super) const METHODS: &[&str] = &["count", "all", "raw", "text"];
-
 /// Names of what `meta` holds, for load-time checks.
 pub(super) const META: &[&str] = &[
     "id",
@@ -168,6 +116,8 @@ pub(super) const META: &[&str] = &[
     "lab",
     "event_id",
     "charset",
+    "csv",
+    "part",
     "file_name",
     "reprocess_of",
     "reused_key",
@@ -176,14 +126,10 @@ pub(super) const META: &[&str] = &[
     "reason",
 ];
 
-fn filter_error(message: String) -> Error {
-    FilterError(message).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{MessageIds, Origin};
+    use crate::message::{MessageIds, Origin, PartOf};
 
     #[test]
     fn all_that_meta_holds_is_named() {
@@ -196,6 +142,8 @@ mod tests {
             lab: text(),
             event_id: text(),
             charset: Some("utf-8".into()),
+            csv: Some(Box::default()),
+            part: Some(Box::new(PartOf { of: id, number: 1, splits: 0 })),
             file_name: text(),
             reused_key: true,
             stale_timestamp: true,

@@ -95,6 +95,10 @@ impl JsonSchema for UrlTemplate {
 pub struct HeaderTemplate(Template);
 
 impl HeaderTemplate {
+    pub(super) fn over(template: Template) -> HeaderTemplate {
+        HeaderTemplate(template)
+    }
+
     /// Renders to a value in printable ASCII.
     pub fn render(&self, scope: &Scope) -> Result<String, ExprError> {
         let text = self.0.render(scope)?;

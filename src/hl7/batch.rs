@@ -135,6 +135,16 @@ pub fn shape(bytes: &[u8]) -> Shape {
     if messages == 1 && parses && !batch.framed { Shape::Single } else { Shape::Several { messages } }
 }
 
+/// Where the second message begins in bytes that can be read as one: white space before its MSH makes it look like an odd
+/// segment of the first, and two patients would be one. None where there is only one.
+pub fn second_message(bytes: &[u8]) -> Option<usize> {
+    // Most messages have no second MSH anywhere, which is seen at once.
+    memchr::memmem::find_iter(bytes, b"MSH").nth(1)?;
+    let found = split(bytes).ok()?;
+    let second = found.messages.get(1)?;
+    Some(second.as_ptr() as usize - bytes.as_ptr() as usize)
+}
+
 /// Takes a file apart.
 ///
 /// # Errors
@@ -365,6 +375,19 @@ mod tests {
             line => format!("{line}\r"),
         };
         lines.split(' ').filter(|line| !line.is_empty()).map(expand).collect::<String>().into_bytes()
+    }
+
+    #[test]
+    fn a_second_message_behind_white_space() {
+        for (bytes, second) in [
+            (&b"MSH|^~\\&|A\rPID|1\r"[..], None),
+            (b"MSH|^~\\&|A\rNTE|1||MSH|\rOBX|MSH\r", None),
+            (b"MSH|^~\\&|A\r  MSH|^~\\&|B\r", Some(13)),
+            (b"MSH|^~\\&|A\r\x0bMSH|^~\\&|B\r", Some(12)),
+            (b"MSH|^~\\&|A\rMSH|^~\\&|B\r", Some(11)),
+        ] {
+            assert_eq!(second_message(bytes), second, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

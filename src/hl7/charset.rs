@@ -3,16 +3,19 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use encoding_rs::{DecoderResult, EUC_JP, EUC_KR, EncoderResult, Encoding, UTF_8, X_USER_DEFINED};
+use encoding_rs::{
+    BIG5, DecoderResult, EUC_JP, EUC_KR, EncoderResult, Encoding, GB18030, SHIFT_JIS, UTF_8, X_USER_DEFINED,
+};
 
 use super::header::Header;
 use super::path::Path;
 
-/// A character set that a message can be read and written in. ASCII bytes mean ASCII characters in all of them, so that
+/// A character set that a message can be read and written in. In most of them ASCII bytes mean ASCII characters, so that
 /// separators can be found in the bytes.
 ///
-/// The sets in which a separator's byte may be half of another character (GB 18030, BIG-5, the ISO-2022 sets of Japan)
-/// are recognised and passed through, but only their ASCII values can be read.
+/// In GB 18030, BIG-5 and Shift_JIS a separator's byte may be the second half of another character: a message in one of
+/// them is taken apart as text (`wire.rs`). The sets that switch by escape sequences (the ISO-2022 ones of Japan) are
+/// recognised and passed through, but only their ASCII values can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Charset(Kind);
 
@@ -22,6 +25,8 @@ enum Kind {
     Latin1,
     Latin5,
     Table(&'static Encoding),
+    /// ASCII bytes may be parts of other characters. Each character stands for itself, and none holds a line break.
+    Halves(&'static Encoding),
     Unreadable(&'static str),
 }
 
@@ -85,8 +90,9 @@ impl Charset {
             "ISO-IR14" | "ISO-IR-14" => Kind::Unreadable("JIS X 0201"),
             "ISO-IR87" | "ISO-IR-87" => Kind::Unreadable("JIS X 0208"),
             "ISO-IR159" | "ISO-IR-159" => Kind::Unreadable("JIS X 0212"),
-            "GB-18030-2000" | "GB-18030" | "GB18030" | "GBK" | "GB2312" => Kind::Unreadable("GB 18030"),
-            "BIG-5" | "BIG5" => Kind::Unreadable("BIG-5"),
+            "GB-18030-2000" | "GB-18030" | "GB18030" | "GBK" | "GB2312" => Kind::Halves(GB18030),
+            "BIG-5" | "BIG5" => Kind::Halves(BIG5),
+            "SHIFT-JIS" | "SHIFTJIS" | "SJIS" | "CP932" | "MS932" | "WINDOWS-31J" => Kind::Halves(SHIFT_JIS),
             "CNS-11643-1992" => Kind::Unreadable("CNS 11643"),
             _ => return Charset::labelled(&plain),
         };
@@ -108,7 +114,9 @@ impl Charset {
             Kind::Ascii => "ASCII",
             Kind::Latin1 => "ISO-8859-1",
             Kind::Latin5 => "ISO-8859-9",
-            Kind::Table(encoding) => encoding.name(),
+            Kind::Halves(encoding) if encoding == GB18030 => "GB 18030",
+            Kind::Halves(encoding) if encoding == BIG5 => "BIG-5",
+            Kind::Table(encoding) | Kind::Halves(encoding) => encoding.name(),
             Kind::Unreadable(name) => name,
         }
     }
@@ -132,6 +140,33 @@ impl Charset {
             other => other,
         }
     }
+
+    /// The set's name on the Internet (IANA): in XML declarations and `Content-Type`.
+    pub fn iana_name(&self) -> &'static str {
+        match self.name() {
+            "ASCII" => "US-ASCII",
+            "GB 18030" => "GB18030",
+            "BIG-5" => "Big5",
+            other => other,
+        }
+    }
+
+    /// Whether a separator's byte may be half of another character in this set.
+    pub(super) fn has_halves(&self) -> bool {
+        matches!(self.0, Kind::Halves(_))
+    }
+
+    /// The set as it is for a message whose bytes were not taken apart as text: only its ASCII values can be read.
+    pub(super) fn passed_through(self) -> Charset {
+        match self.0 {
+            Kind::Halves(_) => Charset(Kind::Unreadable(self.name())),
+            _ => self,
+        }
+    }
+
+    /// The sets in which a separator's byte may be half of another character.
+    pub(super) const WITH_HALVES: [Charset; 3] =
+        [Charset(Kind::Halves(SHIFT_JIS)), Charset(Kind::Halves(GB18030)), Charset(Kind::Halves(BIG5))];
 
     /// Whether values beyond ASCII can be read in this set.
     pub fn is_readable(&self) -> bool {
@@ -182,7 +217,7 @@ impl Charset {
             Kind::Unreadable(charset) if ascii < bytes.len() || bytes.contains(&0x1b) => {
                 Err(CharsetError::Unreadable { charset })
             }
-            Kind::Table(encoding) if ascii < bytes.len() && encoding != UTF_8 => {
+            Kind::Table(encoding) | Kind::Halves(encoding) if ascii < bytes.len() && encoding != UTF_8 => {
                 table(encoding, bytes).map_err(invalid)
             }
             Kind::Latin1 if ascii < bytes.len() => Ok(bytes.iter().map(|b| char::from(*b)).collect()),
@@ -215,7 +250,7 @@ impl Charset {
         match self.0 {
             Kind::Latin1 => each(|c| u8::try_from(c).ok()).map(Cow::Owned),
             Kind::Latin5 => each(from_latin5).map(Cow::Owned),
-            Kind::Table(encoding) => from_table(encoding, text).map(Cow::Owned),
+            Kind::Table(encoding) | Kind::Halves(encoding) => from_table(encoding, text).map(Cow::Owned),
             Kind::Ascii | Kind::Unreadable(_) => Err(text.chars().position(|c| !c.is_ascii()).unwrap_or_default() + 1),
         }
     }
@@ -269,10 +304,25 @@ fn from_table(encoding: &'static Encoding, text: &str) -> Result<Vec<u8>, usize>
     let mut encoder = encoding.new_encoder();
     let mut bytes =
         Vec::with_capacity(encoder.max_buffer_length_from_utf8_without_replacement(text.len()).unwrap_or(text.len()));
-    match encoder.encode_from_utf8_to_vec_without_replacement(text, &mut bytes, true) {
-        (EncoderResult::InputEmpty, _) => Ok(bytes),
-        (_, read) => Err(text.get(..read).map_or(1, |read| read.chars().count().max(1))),
+    let refused = match encoder.encode_from_utf8_to_vec_without_replacement(text, &mut bytes, true) {
+        (EncoderResult::InputEmpty, _) => None,
+        (_, read) => Some(text.get(..read).map_or(1, |read| read.chars().count().max(1))),
+    };
+    match replaced(encoding, text, &bytes).or(refused) {
+        Some(position) => Err(position),
+        None => Ok(bytes),
     }
+}
+
+/// The 1-based position of the first character that was written as another one. WHATWG's encoders do that: in EUC-JP and Shift_JIS
+/// a yen sign becomes HL7's escape character, an overline `~`, a minus sign the wide one; in GB 18030 some characters for private
+/// use become those that were given a place later.
+fn replaced(encoding: &'static Encoding, text: &str, bytes: &[u8]) -> Option<usize> {
+    if encoding.is_single_byte() {
+        return None;
+    }
+    let Ok(again) = table(encoding, bytes) else { return Some(1) };
+    text.chars().zip(again.chars()).position(|(c, again)| c != again).map(|at| at + 1)
 }
 
 #[cfg(test)]
@@ -298,6 +348,10 @@ mod tests {
             ("8859/9", Some("ISO-8859-9")),
             ("8859/15", Some("ISO-8859-15")),
             ("windows-1252", Some("windows-1252")),
+            ("windows-1258", Some("windows-1258")),
+            ("8859/10", Some("ISO-8859-10")),
+            ("8859/16", Some("ISO-8859-16")),
+            ("KOI8-R", Some("KOI8-R")),
             ("cp1252", Some("windows-1252")),
             ("CP1250", Some("windows-1250")),
             ("EUC-JP", Some("EUC-JP")),
@@ -311,7 +365,8 @@ mod tests {
             ("1", None),
             ("", None),
             ("x-user-defined", None),
-            ("shift_jis", None),
+            ("shift_jis", Some("Shift_JIS")),
+            ("Windows-31J", Some("Shift_JIS")),
             ("iso-2022-jp", None),
             ("replacement", None),
         ] {
@@ -334,6 +389,9 @@ mod tests {
             ("EUC-KR", "한", b"\xc7\xd1"),
             ("ASCII", "plain", b"plain"),
             ("BIG-5", "plain", b"plain"),
+            ("BIG-5", "功", b"\xa5\x5c"),
+            ("Shift_JIS", "ポ表ソｱ", b"\x83\x7c\x95\x5c\x83\x5c\xb1"),
+            ("GB18030", "駖\u{20ac}\u{1f600}", b"\xf1\x7c\xa2\xe3\x94\x39\xfc\x36"),
         ] {
             let charset = Charset::named(name).unwrap();
             assert_eq!(charset.decode(bytes).unwrap(), text, "{name}");
@@ -343,9 +401,14 @@ mod tests {
 
     #[test]
     fn never_lossy() {
-        for (name, bytes, offset) in
-            [("UTF-8", &b"ab\xe9"[..], 2), ("ASCII", b"a\xe9", 1), ("8859/7", b"abc\xae", 3), ("EUC-KR", b"a\xc7", 1)]
-        {
+        for (name, bytes, offset) in [
+            ("UTF-8", &b"ab\xe9"[..], 2),
+            ("ASCII", b"a\xe9", 1),
+            ("8859/7", b"abc\xae", 3),
+            ("EUC-KR", b"a\xc7", 1),
+            ("Shift_JIS", b"ab\x83", 2),
+            ("GB18030", b"a\xff|", 1),
+        ] {
             let charset = Charset::named(name).unwrap();
             assert_eq!(charset.decode(bytes), Err(CharsetError::Invalid { charset: charset.name(), offset }), "{name}");
         }
@@ -355,7 +418,13 @@ mod tests {
             ("8859/15", "é\u{a4}", 2),
             ("ASCII", "é", 1),
             ("windows-1252", "aЖЖ", 2),
-            ("BIG-5", "ab中", 3),
+            ("Shift_JIS", "ab\u{e9}", 3),
+            ("Shift_JIS", "ソ\u{a5}100", 2),
+            ("Shift_JIS", "\u{e9}\u{203e}", 1),
+            ("EUC-JP", "a\u{203e}\u{e9}", 2),
+            ("EUC-JP", "\u{2212}", 1),
+            ("GB18030", "駖\u{e78d}", 2),
+            ("BIG-5", "ab\u{20ac}\u{1f600}", 4),
         ] {
             assert_eq!(Charset::named(name).unwrap().encode(text), Err(position), "{name}");
         }
@@ -363,6 +432,19 @@ mod tests {
         assert!(unreadable.decode(b"\x1b$B!<\x1b(B").is_err());
         assert_eq!(unreadable.encode("a\u{1b}$B"), Err(2));
         assert!(!unreadable.is_readable());
+    }
+
+    #[test]
+    fn no_character_is_written_as_another() {
+        for name in ["EUC-JP", "Shift_JIS", "GB18030", "BIG-5", "EUC-KR", "8859/15", "windows-1252"] {
+            let charset = Charset::named(name).unwrap();
+            for c in '\0'..='\u{ffff}' {
+                let text = c.to_string();
+                if let Ok(bytes) = charset.encode(&text) {
+                    assert_eq!(charset.decode(&bytes).as_deref(), Ok(text.as_str()), "{name}: U+{:04X}", u32::from(c));
+                }
+            }
+        }
     }
 
     #[test]

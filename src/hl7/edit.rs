@@ -70,6 +70,7 @@ impl Message {
         let Some(range) = segment.field_range(number) else { return Ok(0) };
         let field = &segment.raw()[range.clone()];
         let Some(inner) = walk::locate(field, path, &separators) else { return Ok(0) };
+        self.check_encodable(at, segment.raw())?;
         let mut cut = range.start + inner.start..range.start + inner.end;
         if path.repetition().is_some() && path.component().is_none() {
             if inner.end < field.len() {
@@ -136,8 +137,8 @@ impl Message {
     fn encoded(&self, path: &Path, text: &str) -> Result<Vec<u8>, EditError> {
         let escaped = escape::escape_exact(text, &self.separators).ok_or(EditError::NoEscape { path: *path })?;
         // Encoding the text itself would be the same; this way the position counts characters as the caller wrote them.
-        if let Err(position) = self.charset.encode(text) {
-            return Err(EditError::Unrepresentable { path: *path, charset: self.charset.name(), position });
+        if let Err(position) = self.charset().encode(text) {
+            return Err(EditError::Unrepresentable { path: *path, charset: self.charset().name(), position });
         }
         let encoded = self.charset.encode(&escaped).map_err(|position| EditError::Unrepresentable {
             path: *path,
@@ -198,6 +199,9 @@ impl Message {
         };
         value.extend_from_slice(bytes);
         self.check_size(value.len())?;
+        if self.wire.is_some() {
+            self.check_encodable(found.unwrap_or(self.index.segments.len()), &[segment.raw(), bytes].concat())?;
+        }
         let at = match found {
             Some(at) => at,
             None => self.push_segment(path.segment().as_bytes())?,
@@ -258,9 +262,10 @@ impl Message {
 
     /// Follows MSH-18 where it names a set that is known.
     pub(super) fn redeclare(&mut self) {
-        if let Some(charset) = self.declared_charset() {
+        // What was decoded to be taken apart is written in its own set again.
+        if let Some(charset) = self.declared_charset().filter(|_| self.wire.is_none()) {
             let bytes = self.to_bytes();
-            self.charset = Charset::choose(&bytes, Some(charset), Some(self.charset));
+            self.charset = Charset::choose(&bytes, Some(charset), Some(self.charset)).passed_through();
         }
     }
 }

@@ -19,6 +19,14 @@ pub enum ParseError {
     /// UTF-16 or UTF-32, which HL7 v2 does not allow.
     #[error("message is UTF-16 or UTF-32; HL7 v2 is read as bytes with ASCII separators")]
     Utf16,
+    /// Its character set is one in which separators can be found only once it is decoded, and it cannot be.
+    #[error("message cannot be decoded: byte {offset} is not valid {charset}")]
+    Undecodable {
+        /// The set's name.
+        charset: &'static str,
+        /// Offset of the byte.
+        offset: usize,
+    },
     /// MSH-1 or MSH-2 cannot be used.
     #[error(transparent)]
     Separators(#[from] SeparatorError),

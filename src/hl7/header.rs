@@ -127,8 +127,8 @@ impl Header {
         self.field(18)
     }
 
-    /// The character set that the first repetition of MSH-18 names, where it is known. Switching to a two-byte set in
-    /// later repetitions makes the whole message unreadable beyond ASCII, so that set is then returned.
+    /// The character set that the first repetition of MSH-18 names, where it is known. Where a later repetition names a
+    /// two-byte set, the whole message is in that.
     pub fn declared_charset(&self) -> Option<Charset> {
         declared_charset(self.field(18), &self.separators)
     }
@@ -152,7 +152,7 @@ pub(super) fn declared_charset(field: &[u8], separators: &Separators) -> Option<
         let name = &repetition[walk::piece(repetition, Some(separators.component), 1)?];
         Charset::named(std::str::from_utf8(name).ok()?)
     };
-    let switched = (2..=4).filter_map(named).find(|charset| !charset.is_readable());
+    let switched = (2..=4).filter_map(named).find(|charset| !charset.is_readable() || charset.has_halves());
     switched.or_else(|| named(1))
 }
 
@@ -250,6 +250,7 @@ mod tests {
         assert_eq!(declared("8859/1|"), Some("ISO-8859-1"));
         assert_eq!(declared("UTF-8~UNICODE"), Some("UTF-8"));
         assert_eq!(declared("~ISO IR87"), Some("JIS X 0208"));
+        assert_eq!(declared("ASCII~Shift_JIS"), Some("Shift_JIS"));
         assert_eq!(declared("1^^^"), None);
         assert_eq!(declared(""), None);
     }

@@ -77,6 +77,10 @@ impl Message {
         }
         let terminator = self.terminator();
         self.check_size(segment.len() + terminator.len())?;
+        self.check_encodable(at, segment)?;
+        if let Some(before) = at.checked_sub(1).filter(|_| at == self.index.segments.len()) {
+            self.check_encodable(before, self.index.view(&self.original, &self.index.segments[before]).raw())?;
+        }
         self.length += segment.len() + terminator.len();
         let mut own_terminator = terminator;
         if at == self.index.segments.len() && !self.is_terminated(at - 1) {

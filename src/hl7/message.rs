@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::limits::Limits;
 use super::path::Path;
 use super::segment::SegmentRef;
 use super::separators::{SeparatorError, Separators};
+use super::wire::{self, Wire};
 use super::{escape, walk};
 
 /// An HL7 v2 message in ER7 form, byte for byte as it came, and editable.
@@ -30,6 +32,8 @@ pub struct Message {
     pub(super) limits: Limits,
     pub(super) charset: Charset,
     pub(super) edited: bool,
+    /// The message as it came, where it was decoded to be taken apart: `original` is then UTF-8.
+    pub(super) wire: Option<Arc<Wire>>,
     /// The length of the whole message as it stands.
     pub(super) length: usize,
     /// The place found last and its occurrence, so that walking OBX[1] to OBX[8000] is not quadratic.
@@ -61,10 +65,20 @@ impl Message {
         if charset::is_utf16(&original) {
             return Err(ParseError::Utf16);
         }
+        if let Some(charset) = wire::charset_of(&original, fallback) {
+            return Message::parse_decoded(original, limits, charset);
+        }
+        let mut message = Message::indexed(original, limits)?;
+        message.charset = Charset::choose(&message.original, message.declared_charset(), fallback).passed_through();
+        Ok(message)
+    }
+
+    /// Indexes bytes in which separators can be found as they are.
+    pub(super) fn indexed(original: Bytes, limits: &Limits) -> Result<Message, ParseError> {
         let start = header::preamble(&original).end;
         let separators = opening(&original[start..])?;
         let index = Index::build(&original, start, &separators, limits)?;
-        let mut message = Message {
+        Ok(Message {
             length: original.len(),
             original,
             start,
@@ -73,10 +87,9 @@ impl Message {
             limits: *limits,
             charset: Charset::UTF_8,
             edited: false,
+            wire: None,
             last_found: AtomicU64::new(0),
-        };
-        message.charset = Charset::choose(&message.original, message.declared_charset(), fallback);
-        Ok(message)
+        })
     }
 
     /// The separators that MSH-1 and MSH-2 declare.
@@ -88,7 +101,20 @@ impl Message {
     /// message is valid UTF-8, else the fallback, else ASCII. Whether every byte belongs to it is not checked here, see
     /// [`Charset::detect`].
     pub fn charset(&self) -> Charset {
-        self.charset
+        self.wire.as_ref().map_or(self.charset, |wire| wire.charset)
+    }
+
+    /// Whether the message was decoded to be taken apart: its values and its header are then UTF-8, its bytes are not.
+    pub fn is_decoded(&self) -> bool {
+        self.wire.is_some()
+    }
+
+    /// Bytes of this message as text.
+    ///
+    /// # Errors
+    /// [`CharsetError`] where they are not valid in the message's character set.
+    pub fn decode<'b>(&self, bytes: &'b [u8]) -> Result<Cow<'b, str>, CharsetError> {
+        self.charset.decode(bytes)
     }
 
     /// What MSH-18 declares, where that is known.
@@ -98,9 +124,12 @@ impl Message {
     }
 
     /// Reads and writes values in this set from now on, whatever MSH-18 says: a channel's override for a sender that
-    /// declares the wrong one. No byte changes; [`Message::transcode`] is the conversion.
+    /// declares the wrong one. No byte changes; [`Message::transcode`] is the conversion. Nothing changes either in a
+    /// message that was decoded, and of a set in which separators can be halves of characters only ASCII is read.
     pub fn assume_charset(&mut self, charset: Charset) {
-        self.charset = charset;
+        if self.wire.is_none() {
+            self.charset = charset.passed_through();
+        }
     }
 
     /// MSH, for acknowledgements and routing. `None` cannot happen for a message that was parsed.
@@ -111,20 +140,48 @@ impl Message {
     /// The message's bytes: the very ones that came in (no copy) where nothing was edited, else every untouched segment
     /// verbatim with the edited ones between.
     pub fn to_bytes(&self) -> Bytes {
-        if !self.edited {
-            return self.original.clone();
+        match &self.wire {
+            Some(wire) if !self.edited => return wire.raw.clone(),
+            Some(wire) => return self.encode_again(wire),
+            None if !self.edited => return self.original.clone(),
+            None => {}
         }
-        let mut out = Vec::with_capacity(self.len());
+        Bytes::from(self.internal_bytes())
+    }
+
+    /// The bytes that the index is about, edited segments included.
+    pub(super) fn internal_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.length);
         out.extend_from_slice(&self.original[..self.start]);
         for segment in &self.index.segments {
             out.extend_from_slice(self.verbatim(segment));
         }
-        Bytes::from(out)
+        out
+    }
+
+    /// A message of some of this one's segments, byte for byte, in the order given. The first of them must be MSH.
+    ///
+    /// # Errors
+    /// [`ParseError`] where these are no message.
+    pub fn excerpt(&self, segments: impl IntoIterator<Item = std::ops::Range<usize>>) -> Result<Message, ParseError> {
+        let mut bytes = Vec::new();
+        for segment in segments.into_iter().flat_map(|range| self.index.segments.get(range).unwrap_or_default()) {
+            match &self.wire {
+                Some(wire) => bytes.extend_from_slice(&wire.segment(segment)),
+                None => bytes.extend_from_slice(self.verbatim(segment)),
+            }
+        }
+        let mut message = Message::parse_with(bytes, &self.limits, Some(self.charset()))?;
+        message.assume_charset(self.charset());
+        Ok(message)
     }
 
     /// The length of [`Message::to_bytes`].
     pub fn len(&self) -> usize {
-        self.length
+        match &self.wire {
+            Some(_) => self.to_bytes().len(),
+            None => self.length,
+        }
     }
 
     /// Never true: a message has an MSH.
@@ -267,6 +324,7 @@ impl Clone for Message {
         Message {
             original: self.original.clone(),
             index: self.index.clone(),
+            wire: self.wire.clone(),
             last_found: AtomicU64::new(self.last_found.load(Ordering::Relaxed)),
             ..*self
         }

@@ -8,9 +8,10 @@
 //! |---|---|
 //! | `message`, `segment`, `index`, `walk` | the message: the original bytes and a flat index of separators |
 //! | `edit`, `insert`, `transcode` | changes; each changed segment owns its bytes, the others stay verbatim |
+//! | `wire` | messages in character sets in which a separator's byte may be half of another character |
 //! | `path` | `PID-3[2].4.1` |
 //! | `separators`, `escape`, `charset`, `limits` | MSH-1/2, `\F\`, MSH-18, bounds |
-//! | `header`, `mode`, `ack`, `reply` | MSH alone, who wants which acknowledgement, writing and reading one |
+//! | `header`, `mode`, `ack`, `reply`, `relay` | MSH alone, who wants which acknowledgement, writing, reading and passing one on |
 //! | `batch` | FHS/BHS/BTS/FTS and several messages in one piece |
 
 mod ack;
@@ -27,11 +28,13 @@ mod marks;
 mod message;
 mod mode;
 mod path;
+mod relay;
 mod reply;
 mod segment;
 mod separators;
 mod transcode;
 mod walk;
+mod wire;
 
 #[cfg(test)]
 mod peers;
@@ -50,6 +53,7 @@ pub use limits::Limits;
 pub use message::Message;
 pub use mode::{Condition, Mode};
 pub use path::{Path, PathError};
+pub use relay::Relayed;
 pub use reply::{AckReply, ReplyCode, ReplyError};
 pub use segment::SegmentRef;
 pub use separators::{SeparatorError, Separators};

@@ -13,6 +13,25 @@ impl Message {
     /// [`EditError::Undecodable`], [`EditError::Unconvertible`]; the message is then unchanged. Hexadecimal escapes
     /// (`\Xhh\`) are not converted.
     pub fn transcode(&mut self, to: Charset) -> Result<(), EditError> {
+        if to == self.charset() && self.wire.is_some() {
+            return Ok(());
+        }
+        if self.wire.is_some() || to.has_halves() {
+            let mut utf8 = if self.wire.is_some() { self.as_utf8()? } else { self.clone() };
+            utf8.transcode_plain(if to.has_halves() { Charset::UTF_8 } else { to })?;
+            *self = if to.has_halves() {
+                utf8.label(to)?;
+                utf8.into_wire(to)?
+            } else {
+                utf8
+            };
+            return Ok(());
+        }
+        self.transcode_plain(to)
+    }
+
+    /// The same between two sets in which separators can be found as they are.
+    fn transcode_plain(&mut self, to: Charset) -> Result<(), EditError> {
         let from = self.charset;
         let mut next = self.clone();
         next.label(to)?;

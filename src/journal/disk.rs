@@ -32,7 +32,7 @@ use super::segments::{Appender, Full, Medium, RealDisk, disk};
 use super::writer::{Answer, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
-    MessageState, NewDelivery, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
+    MessageState, NewDelivery, NewPart, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
     Transformed, Untransformed, Waiting, folder, recovery, search,
 };
 use crate::message::MessageId;
@@ -189,6 +189,15 @@ impl Journal for Disk {
         self.submit(Work::Transformed { id, at, result: outcome, deliveries }, bytes).await.map(drop)
     }
 
+    async fn split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<(), JournalError> {
+        let sent = |part: &NewPart| -> usize {
+            let outgoing = part.deliveries.iter().flat_map(|delivery| &delivery.outgoing);
+            outgoing.map(|outgoing| outgoing.content.len()).sum()
+        };
+        let bytes = parts.iter().map(|part| part.body.len() + sent(part)).sum();
+        self.submit(Work::Split { id, at, parts }, bytes).await.map(drop)
+    }
+
     async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError> {
         let bytes = attempt.response.as_ref().map_or(0, |bytes| bytes.len());
         self.submit(Work::Attempted { delivery, attempt: Box::new(attempt) }, bytes).await.map(drop)
@@ -200,6 +209,10 @@ impl Journal for Disk {
 
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError> {
         self.shared.untransformed(channel, after, limit)
+    }
+
+    fn at_hand(&self, id: MessageId) -> Option<usize> {
+        self.shared.at_hand(id)
     }
 
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {

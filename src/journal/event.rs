@@ -36,7 +36,7 @@ pub(super) struct SegmentStart {
 }
 
 /// A body came in. Body 0 is what came, body 1 the acknowledgement, if there is one.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Arrived {
     /// Of the first recipient; the others follow.
     pub(super) sequence: u64,
@@ -79,7 +79,7 @@ fn digest(bytes: &[u8]) -> [u8; 16] {
 }
 
 /// How format 1 kept it.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Idempotency {
     key: String,
     body_sha256: String,
@@ -96,8 +96,9 @@ impl Arrived {
     }
 }
 
-/// A transformer was done with a message. The bodies are the contents of its deliveries, each once.
-#[derive(Serialize, Deserialize)]
+/// A transformer was done with a message. The bodies are the contents of its deliveries, each once; where it was split, the
+/// bodies of its parts and the contents of theirs.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Outcome {
     pub(super) id: MessageId,
     pub(super) at: Timestamp,
@@ -106,10 +107,22 @@ pub(super) struct Outcome {
     pub(super) sequence: u64,
     #[serde(default)]
     pub(super) deliveries: Vec<Planned>,
+    /// What it was split into. A part is a message like any other, whose arrival and outcome this record is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Part>,
+}
+
+/// A part of a message that was split. It has no parts itself: those of a part that was split stand behind it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) arrived: Arrived,
+    /// The number of its own body among the bodies.
+    pub(super) body: usize,
+    pub(super) outcome: Outcome,
 }
 
 /// One delivery of an [`Outcome`].
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Planned {
     pub(super) destination: String,
     /// The number of its content among the bodies; none when the destination's `when` was false.
@@ -231,7 +244,10 @@ impl Event {
         match self {
             Event::SegmentStart(event) => event.sequence,
             Event::Arrived(event) => event.sequence + event.recipients.len() as u64,
-            Event::Transformed(event) => event.sequence + event.deliveries.len() as u64,
+            Event::Transformed(event) => {
+                let last = event.parts.last().map_or(event, |part| &part.outcome);
+                last.sequence + last.deliveries.len() as u64
+            }
             Event::Attempted(_) | Event::Carried(_) => 0,
             Event::Commanded(event) => event.sequence + 1,
         }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::event::{Arrived, Carried, Event, Known};
+use super::event::{Arrived, Carried, Event, Known, Part};
 use super::late::Late;
 use super::lists::{InMemory, relist};
 use super::record::Place;
@@ -149,10 +149,13 @@ impl Ledger {
                 Ok(())
             }
             // Without its contents the outcome is worth nothing: the message waits for its transformer again.
-            Event::Transformed(event) if intact => self.change(late, event.id, place, false, |row, names| {
-                row.transformed(event, place, names);
-                true
-            }),
+            Event::Transformed(event) if intact => {
+                self.parts(&event.parts, place);
+                self.change(late, event.id, place, false, |row, names| {
+                    row.transformed(event, place, names);
+                    true
+                })
+            }
             Event::Transformed(_) => Ok(()),
             Event::Attempted(event) => {
                 let DeliveryId { message, .. } = event.delivery;
@@ -188,6 +191,19 @@ impl Ledger {
         }
         if let Some(known) = event.known() {
             self.roster(place.segment).known.insert(known_hash(&known), place.offset);
+        }
+    }
+
+    /// The parts of a message that was split arrive with its outcome, and with their own. A sealed roster knows its own already.
+    fn parts(&mut self, parts: &[Part], place: Place) {
+        if self.sealed.last().is_some_and(|last| last.segment() >= place.segment) {
+            return;
+        }
+        for Part { arrived, outcome, .. } in parts {
+            let mut row = Row::arrived(arrived, 0, place, true, &mut self.names);
+            row.transformed(outcome, place, &mut self.names);
+            relist(&mut self.lists, outcome.id, None, Some(&row));
+            self.roster(place.segment).add(outcome.id, row, &arrived.refs);
         }
     }
 

@@ -20,10 +20,12 @@ mod late;
 mod ledger;
 mod lists;
 mod overlay;
+mod parts;
 mod pending;
 mod plan;
 mod prepare;
 mod prune;
+mod questions;
 mod recent;
 mod record;
 mod recovery;
@@ -55,14 +57,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Body, Format, MessageId, Origin, RefKind, Refs};
+use crate::message::{Body, Format, MessageId, Origin, Refs};
 
 pub use disk::{Disk, Stats};
 pub use error::JournalError;
 pub use prune::{Prune, Pruned};
+pub use questions::{Depth, Page, Query, Waiting};
 pub use room::{Amount, DiskSpace, Margins, Room};
 pub use state::{DeliveryState, MessageState};
-pub use stored::{Removed, Stored};
+pub use stored::{Answered, Removed, Stored};
 pub use verify::{Backup, Verified, restore, verify};
 
 /// What a source hands over to be kept: one body for one or more channels.
@@ -184,6 +187,30 @@ pub enum Transformed {
     },
     /// It goes to these destinations. Contents travel beside, see [`NewDelivery`].
     Queued,
+    /// It was taken apart, see [`Journal::split`].
+    Split {
+        /// Into how many messages.
+        parts: u32,
+    },
+}
+
+/// A part of a message that was split: a message of its own, with what became of it.
+#[derive(Debug, Clone)]
+pub struct NewPart {
+    /// Its id: the same whenever the same message is split.
+    pub id: MessageId,
+    /// How it came: as the whole did, and as a part of what.
+    pub origin: Origin,
+    /// How its body is to be read.
+    pub format: Format,
+    /// The references to find it by.
+    pub refs: Refs,
+    /// Its own bytes.
+    pub body: Bytes,
+    /// What the steps behind the split made of it.
+    pub outcome: Transformed,
+    /// The deliveries that follow from it.
+    pub deliveries: Vec<NewDelivery>,
 }
 
 /// A delivery to be queued.
@@ -280,6 +307,9 @@ pub struct Attempt {
     /// Which of several addresses it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+    /// How the peer answered, beside the content of its answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Answered>,
     /// What the peer answered; kept as a body, not in the metadata.
     #[serde(skip)]
     pub response: Option<Bytes>,
@@ -399,9 +429,16 @@ pub struct Summary {
     pub refs: Refs,
     /// Its deliveries, in the order of the channel file.
     pub deliveries: Vec<DeliverySummary>,
+    /// How many messages it was split into: `id.part(n)` is the one with number `n`, from 1.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parts: u32,
     /// When its content was removed; what is known of it stays longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_removed: Option<Timestamp>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A delivery as the journal knows it.
@@ -461,63 +498,6 @@ pub struct Tried {
     pub response: Option<Stored>,
 }
 
-/// Which messages to list. Everything given must hold.
-#[derive(Debug, Clone, Default)]
-pub struct Query {
-    /// The channel's name.
-    pub channel: Option<String>,
-    /// Where the message stands.
-    pub state: Option<MessageState>,
-    /// References that it must have.
-    pub refs: Vec<(RefKind, String)>,
-    /// Received at or after.
-    pub since: Option<Timestamp>,
-    /// Received before.
-    pub until: Option<Timestamp>,
-    /// Only messages older than this one: the `next` of the page before.
-    pub before: Option<MessageId>,
-    /// At most so many.
-    pub limit: usize,
-}
-
-/// One page of a list, newest first.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Page {
-    /// The messages.
-    pub messages: Vec<Summary>,
-    /// Give this as `before` to see the page after; none on the last.
-    pub next: Option<MessageId>,
-}
-
-/// How deep a lane is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Depth {
-    /// Deliveries that are queued or retrying.
-    pub waiting: u64,
-    /// When the oldest of them was received.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oldest: Option<Timestamp>,
-}
-
-/// Something in the journal that is not done. Never zero.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waiting {
-    /// Messages that wait for their channel's transformer.
-    Messages {
-        /// The channel's name.
-        channel: String,
-        /// How many.
-        count: u64,
-    },
-    /// Deliveries that are queued or retrying.
-    Deliveries {
-        /// Where.
-        lane: Lane,
-        /// How many.
-        count: u64,
-    },
-}
-
 /// The store under the engine. The writing methods return once what they say is on disk (group commit: one sync serves all
 /// who wait); the reading ones may touch the disk and are quick enough to call from a task.
 #[async_trait]
@@ -534,6 +514,11 @@ pub trait Journal: Send + Sync + 'static {
         deliveries: Vec<NewDelivery>,
     ) -> Result<(), JournalError>;
 
+    /// Keeps that a message was split, with its parts, what became of each and the deliveries that follow, as one event: all of
+    /// it is on disk when this returns, or none. The deliveries of the parts get their places in their lanes in the order of
+    /// the parts. Parts that were split in their turn stand before their own parts.
+    async fn split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<(), JournalError>;
+
     /// Keeps one try of a delivery and moves the delivery to the state that the attempt names.
     async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError>;
 
@@ -542,6 +527,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Messages of a channel that wait for its transformer, in order of arrival, after a place in that order.
     fn untransformed(&self, channel: &str, after: u64, limit: usize) -> Result<Vec<Untransformed>, JournalError>;
+
+    /// The size in bytes of a body that came in and that [`Journal::received`] need not read from the disk.
+    fn at_hand(&self, id: MessageId) -> Option<usize>;
 
     /// What came in as a message: its [`Journal::story`] knows the same, and takes longer.
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError>;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 
-use super::event::{Arrived, Attempted, Carried, Commanded, Event, Known, Outcome, Planned};
+use super::event::{Arrived, Attempted, Carried, Commanded, Event, Known, Outcome, Part, Planned};
 use super::record::{self, Place};
 use super::row::Row;
 use super::writer::{Group, Shared, Writer};
 use super::{
-    Arrival, Attempt, Command, DeliveryId, DeliveryState, Identity, JournalError, MessageState, NewDelivery, OtherBody,
-    Receipt, Recipient, Repeat, Transformed, Verb,
+    Arrival, Attempt, Command, DeliveryId, DeliveryState, Identity, JournalError, MessageState, NewDelivery, NewPart,
+    OtherBody, Receipt, Recipient, Repeat, Transformed, Verb,
 };
 use crate::message::{Body, MessageId};
 
@@ -26,6 +26,11 @@ pub(super) enum Work {
         at: Timestamp,
         result: Transformed,
         deliveries: Vec<NewDelivery>,
+    },
+    Split {
+        id: MessageId,
+        at: Timestamp,
+        parts: Vec<NewPart>,
     },
     Attempted {
         delivery: DeliveryId,
@@ -74,8 +79,10 @@ impl Writer {
         match work {
             Work::Receive { arrival, known } => self.plan_arrival(*arrival, known, group),
             Work::Transformed { id, at, result, deliveries } => {
-                self.plan_outcome(Outcome { id, at, result, sequence: self.sequence, deliveries: vec![] }, deliveries)
+                let planned = self.outcome(id, at, result, self.sequence);
+                self.plan_outcome(planned, deliveries)
             }
+            Work::Split { id, at, parts } => self.plan_split(id, at, parts),
             Work::Attempted { delivery, attempt } => {
                 let (event, bodies) = plan_attempt(&self.shared, delivery, *attempt)?;
                 self.step(event, bodies, None, None)
@@ -142,7 +149,7 @@ impl Writer {
         let since = window.and_then(|window| received_at.checked_sub(window).ok());
         let places = self.shared.ledger().known(known, since.map_or(i64::MIN, |since| since.as_millisecond()))?;
         for place in places {
-            let (arrived, record, file) = match self.shared.arrived(place) {
+            let (arrived, _, record, file) = match self.shared.arrived(place, None) {
                 Ok(found) => found,
                 // What cannot be read cannot be told apart: then the arrival is taken as a new one.
                 Err(JournalError::Damaged { .. }) => continue,
@@ -160,20 +167,54 @@ impl Writer {
         Ok(None)
     }
 
-    fn plan_outcome(&self, mut outcome: Outcome, deliveries: Vec<NewDelivery>) -> Result<Step, JournalError> {
-        let id = outcome.id;
+    fn outcome(&self, id: MessageId, at: Timestamp, result: Transformed, sequence: u64) -> Outcome {
+        Outcome { id, at, result, sequence, deliveries: Vec::new(), parts: Vec::new() }
+    }
+
+    /// The row of a message that waits for its transformer; none where it has been there.
+    fn waiting(&self, id: MessageId) -> Result<Option<Row>, JournalError> {
         let row = self.shared.row(id)?.ok_or(JournalError::Unknown { id })?;
         if row.state != MessageState::Received {
             tracing::warn!(message = %id, state = %row.state, "transformed a second time: the first outcome stands");
+            return Ok(None);
+        }
+        Ok(Some(row))
+    }
+
+    fn plan_outcome(&self, mut outcome: Outcome, deliveries: Vec<NewDelivery>) -> Result<Step, JournalError> {
+        if self.waiting(outcome.id)?.is_none() {
             return Ok(Step::Answer(None));
         }
         let mut bodies: Vec<Bytes> = Vec::new();
-        for NewDelivery { destination, outgoing, key } in deliveries {
-            let (body, properties) = match outgoing {
-                Some(outgoing) => (Some(place_of(outgoing.content, &mut bodies)), outgoing.properties),
-                None => (None, Default::default()),
+        outcome.deliveries = planned(deliveries, &mut bodies, 0);
+        self.step(Event::Transformed(outcome), bodies, None, None)
+    }
+
+    fn plan_split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<Step, JournalError> {
+        let Some(row) = self.waiting(id)? else { return Ok(Step::Answer(None)) };
+        let result = Transformed::Split { parts: u32::try_from(parts.len()).unwrap_or(u32::MAX) };
+        let mut outcome = self.outcome(id, at, result, self.sequence);
+        let mut bodies: Vec<Bytes> = Vec::new();
+        let mut next = self.sequence;
+        for part in parts {
+            let arrived = Arrived {
+                sequence: next,
+                recipients: vec![Recipient { id: part.id, channel: row.channel.to_string() }],
+                received_at: row.received_at,
+                origin: part.origin,
+                format: part.format,
+                refs: part.refs,
+                acknowledged: false,
+                rejected: None,
+                known: None,
+                idempotency: None,
             };
-            outcome.deliveries.push(Planned { destination, body, properties, key });
+            let own = bodies.len();
+            bodies.push(part.body);
+            let mut of_part = self.outcome(part.id, at, part.outcome, next + 1);
+            of_part.deliveries = planned(part.deliveries, &mut bodies, own);
+            next += 1 + of_part.deliveries.len() as u64;
+            outcome.parts.push(Part { arrived, body: own, outcome: of_part });
         }
         self.step(Event::Transformed(outcome), bodies, None, None)
     }
@@ -248,12 +289,29 @@ fn plan_attempt(
     Ok((Event::Attempted(event), response.into_iter().collect()))
 }
 
-/// The number of a content among the bodies: equal ones are kept once.
-pub(super) fn place_of(content: Bytes, bodies: &mut Vec<Bytes>) -> usize {
-    bodies.iter().position(|body| *body == content).unwrap_or_else(|| {
-        bodies.push(content);
-        bodies.len() - 1
-    })
+/// Deliveries as they are kept, their contents among the bodies from `from` on.
+fn planned(deliveries: Vec<NewDelivery>, bodies: &mut Vec<Bytes>, from: usize) -> Vec<Planned> {
+    let mut planned = Vec::with_capacity(deliveries.len());
+    for NewDelivery { destination, outgoing, key } in deliveries {
+        let (body, properties) = match outgoing {
+            Some(outgoing) => (Some(place_of(outgoing.content, bodies, from)), outgoing.properties),
+            None => (None, Default::default()),
+        };
+        planned.push(Planned { destination, body, properties, key });
+    }
+    planned
+}
+
+/// The number of a content among the bodies: equal ones are kept once, as far as they stand at `from` or behind it.
+pub(super) fn place_of(content: Bytes, bodies: &mut Vec<Bytes>, from: usize) -> usize {
+    let known = bodies[from..].iter().position(|body| *body == content);
+    known.map_or_else(
+        || {
+            bodies.push(content);
+            bodies.len() - 1
+        },
+        |at| from + at,
+    )
 }
 
 /// Where a record of a message is read that goes on in another segment.

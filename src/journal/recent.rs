@@ -36,7 +36,11 @@ struct Kept {
 /// A record.
 enum Written {
     Arrival(Box<Arrival>),
-    Outcome { deliveries: Vec<Planned>, contents: Vec<Bytes> },
+    /// With the deliveries of its message, or of its parts, by their messages.
+    Outcome {
+        deliveries: HashMap<MessageId, Vec<Planned>>,
+        contents: Vec<Bytes>,
+    },
 }
 
 struct Arrival {
@@ -60,8 +64,9 @@ impl Recent {
                 let Some(body) = bodies.into_iter().next() else { return };
                 Written::Arrival(Box::new(Arrival { origin, format, body, read }))
             }
-            Event::Transformed(Outcome { deliveries, .. }) if !bodies.is_empty() => {
-                Written::Outcome { deliveries, contents: bodies }
+            Event::Transformed(Outcome { id, deliveries, parts, .. }) if !bodies.is_empty() => {
+                let of_parts = parts.into_iter().map(|part| (part.outcome.id, part.outcome.deliveries));
+                Written::Outcome { deliveries: of_parts.chain([(id, deliveries)]).collect(), contents: bodies }
             }
             _ => return,
         };
@@ -88,6 +93,15 @@ impl Recent {
 }
 
 impl Shared {
+    /// The size of a body that came in and is still here.
+    pub(super) fn at_hand(&self, id: MessageId) -> Option<usize> {
+        let place = self.row(id).ok()??.arrived;
+        match self.recent.lock().records.get(&place) {
+            Some(Written::Arrival(arrival)) => Some(arrival.body.len()),
+            _ => None,
+        }
+    }
+
     /// What came in, as the transformer wants it.
     pub(super) fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
         self.index.check_open()?;
@@ -97,8 +111,8 @@ impl Shared {
             let (origin, body, read) = (arrival.origin.clone(), arrival.body.clone(), arrival.read.take());
             return Ok(Some(Received { channel, received_at, origin, format: arrival.format, body, read }));
         }
-        let (arrived, record, file) = self.arrived(place)?;
-        let body = self.reader.body(&record, &file, 0)?.into_bytes(id)?;
+        let (arrived, number, record, file) = self.arrived(place, Some(id))?;
+        let body = self.reader.body(&record, &file, number)?.into_bytes(id)?;
         Ok(Some(Received { channel, received_at, origin: arrived.origin, format: arrived.format, body, read: None }))
     }
 
@@ -108,7 +122,8 @@ impl Shared {
         let (_, number) = row.find(&delivery.destination).ok_or(unknown)?;
         let place = row.transformed.ok_or(damaged(row.arrived))?;
         if let Some(Written::Outcome { deliveries, contents }) = self.recent.lock().records.get(&place) {
-            let planned = deliveries.get(usize::from(number)).ok_or(damaged(place))?;
+            let planned = deliveries.get(&delivery.message).and_then(|deliveries| deliveries.get(usize::from(number)));
+            let planned = planned.ok_or(damaged(place))?;
             let content = planned.body.and_then(|number| contents.get(number)).ok_or(damaged(place))?;
             return Ok(Outgoing { content: content.clone(), properties: planned.properties.clone() });
         }

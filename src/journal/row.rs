@@ -55,6 +55,13 @@ pub(super) struct Row {
     pub(super) transformed: Option<Place>,
     #[serde(rename = "d", default, skip_serializing_if = "Vec::is_empty")]
     pub(super) deliveries: Vec<DeliveryRow>,
+    /// How many messages it was split into.
+    #[serde(rename = "p", default, skip_serializing_if = "is_none")]
+    pub(super) parts: u32,
+}
+
+fn is_none(parts: &u32) -> bool {
+    *parts == 0
 }
 
 /// A delivery of a message.
@@ -119,6 +126,7 @@ impl Row {
             reason,
             transformed: None,
             deliveries: Vec::new(),
+            parts: 0,
         }
     }
 
@@ -129,10 +137,12 @@ impl Row {
             .zip(&event.deliveries)
             .map(|(sequence, planned)| DeliveryRow::planned(planned, sequence, event.at, names))
             .collect();
+        self.parts = if let Transformed::Split { parts } = event.result { parts } else { 0 };
         (self.state, self.reason) = match &event.result {
             Transformed::Filtered { place } => (MessageState::Filtered, Some(cut(place))),
             Transformed::Errored { place, error } => (MessageState::Errored, Some(cut(&format!("{place}: {error}")))),
             Transformed::Queued => (self.derived(), None),
+            Transformed::Split { parts } => (MessageState::Split, Some(format!("split into {parts} messages").into())),
         };
     }
 

@@ -58,6 +58,8 @@ states! {
         Sent = "sent",
         /// At least one delivery is dead.
         Dead = "dead",
+        /// It was split: each of its parts is a message of its own, which has a state of its own.
+        Split = "split",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::event::{Arrived, Attempted, Carried, Commanded, Event, Outcome};
+use super::event::{Arrived, Carried, Event};
 use super::lists::LaneLists;
 use super::plan::{Carrying, damaged, place_of};
 use super::record::{Place, Record};
@@ -17,9 +17,6 @@ use super::{
     Story, Summary, Tried, Untransformed, Waiting, keys,
 };
 use crate::message::{Format, MessageId};
-
-/// Attempts and commands of a message that goes on in another segment.
-type Before = (Vec<Attempted>, Vec<Commanded>);
 
 impl Shared {
     /// A message's row as it is now.
@@ -217,8 +214,8 @@ impl Shared {
     /// The row of a list. Also when its record in the segment is damaged: it then lacks what only that record knew.
     pub(super) fn summary(&self, id: MessageId) -> Result<Option<Summary>, JournalError> {
         let Some(row) = self.row(id)? else { return Ok(None) };
-        match self.arrived(row.arrived) {
-            Ok((arrived, record, _)) => Ok(Some(summary(id, row, Some((arrived, &record))))),
+        match self.arrived(row.arrived, Some(id)) {
+            Ok((arrived, number, record, _)) => Ok(Some(summary(id, row, Some((arrived, number, &*record))))),
             Err(JournalError::Damaged { .. }) => Ok(Some(summary(id, row, None))),
             Err(error) => Err(error),
         }
@@ -227,8 +224,8 @@ impl Shared {
     pub(super) fn story(&self, id: MessageId) -> Result<Option<Story>, JournalError> {
         self.index.check_open()?;
         let Some(SealedRow { row, events }) = self.row_and_events(id)? else { return Ok(None) };
-        let (arrived, before, record, file) = self.origin(row.arrived)?;
-        let body = self.reader.body(&record, &file, 0)?;
+        let (arrived, number, before, record, file) = self.origin(row.arrived, id)?;
+        let body = self.reader.body(&record, &file, number)?;
         let acknowledgement = match arrived.acknowledged {
             true => Some(self.reader.body(&record, &file, 1)?),
             false => None,
@@ -236,15 +233,16 @@ impl Shared {
         let mut deliveries = Vec::new();
         let (mut transformed_at, mut removed) = (None, None);
         if let Some(place) = row.transformed {
-            let (outcome, record, file) = self.outcome(place)?;
+            let (outcome, record, file) = self.outcome(place, id)?;
             transformed_at = Some(outcome.at);
             for planned in outcome.deliveries {
                 let content = planned.body.map(|number| self.reader.body(&record, &file, number)).transpose()?;
+                let content = content.map(|content| content.main(&planned.properties));
                 deliveries.push(DeliveryStory { content, properties: planned.properties, attempts: Vec::new() });
             }
             removed = record.removed_at();
         }
-        let mut summary = summary(id, row, Some((arrived, &record)));
+        let mut summary = summary(id, row, Some((arrived, number, &*record)));
         summary.content_removed = summary.content_removed.or(removed);
         let mut story = Story { summary, body, acknowledgement, transformed_at, deliveries, commands: Vec::new() };
         let (attempts, commands) = before;
@@ -269,18 +267,18 @@ impl Shared {
         if home.is_some() || shelf != Some(from) || row.is_finished() {
             return Ok(None);
         }
-        let (arrived, before, record, file) = self.origin(row.arrived)?;
-        let mut bodies = vec![self.reader.body(&record, &file, 0)?.into_bytes(id)?];
+        let (arrived, number, before, record, file) = self.origin(row.arrived, id)?;
+        let mut bodies = vec![self.reader.body(&record, &file, number)?.into_bytes(id)?];
         if arrived.acknowledged {
             bodies.push(self.reader.body(&record, &file, 1)?.into_bytes(id)?);
         }
         let outcome = match row.transformed {
             Some(place) => {
-                let (mut outcome, record, file) = self.outcome(place)?;
+                let (mut outcome, record, file) = self.outcome(place, id)?;
                 for planned in &mut outcome.deliveries {
                     let Some(number) = planned.body else { continue };
                     let content = self.reader.body(&record, &file, number)?.into_bytes(id)?;
-                    planned.body = Some(place_of(content, &mut bodies));
+                    planned.body = Some(place_of(content, &mut bodies, 0));
                 }
                 Some(outcome)
             }
@@ -298,22 +296,9 @@ impl Shared {
         Ok(Some((carried, bodies)))
     }
 
-    /// The record of a message's arrival, with what had happened to it in segments that are gone.
-    fn origin(&self, place: Place) -> Result<(Arrived, Before, Record, Arc<Segment>), JournalError> {
-        let (event, record, file) = self.event(place)?;
-        match event {
-            Event::Arrived(arrived) => Ok((*arrived, Before::default(), record, file)),
-            Event::Carried(carried) => {
-                let Carried { arrived, attempts, commands, .. } = *carried;
-                Ok((arrived, (attempts, commands), record, file))
-            }
-            _ => Err(damaged(place)),
-        }
-    }
-
     pub(super) fn outgoing(&self, id: MessageId, row: &Row, number: u16) -> Result<Outgoing, JournalError> {
         let place = row.transformed.ok_or(damaged(row.arrived))?;
-        let (mut outcome, record, file) = self.outcome(place)?;
+        let (mut outcome, record, file) = self.outcome(place, id)?;
         if usize::from(number) >= outcome.deliveries.len() {
             return Err(damaged(place));
         }
@@ -322,28 +307,10 @@ impl Shared {
         Ok(Outgoing { content, properties: planned.properties })
     }
 
-    fn event(&self, place: Place) -> Result<(Event, Record, Arc<Segment>), JournalError> {
+    pub(super) fn event(&self, place: Place) -> Result<(Event, Record, Arc<Segment>), JournalError> {
         let (record, file) = self.reader.record(place)?;
         let event = Event::from_meta(record.kind, record.meta()).ok_or(damaged(place))?;
         Ok((event, record, file))
-    }
-
-    pub(super) fn arrived(&self, place: Place) -> Result<(Arrived, Record, Arc<Segment>), JournalError> {
-        match self.event(place)? {
-            (Event::Arrived(arrived), record, file) => Ok((*arrived, record, file)),
-            (Event::Carried(carried), record, file) => Ok((carried.arrived, record, file)),
-            _ => Err(damaged(place)),
-        }
-    }
-
-    fn outcome(&self, place: Place) -> Result<(Outcome, Record, Arc<Segment>), JournalError> {
-        match self.event(place)? {
-            (Event::Transformed(outcome), record, file) => Ok((outcome, record, file)),
-            (Event::Carried(carried), record, file) => {
-                carried.outcome.map(|outcome| (outcome, record, file)).ok_or(damaged(place))
-            }
-            _ => Err(damaged(place)),
-        }
     }
 }
 
@@ -365,10 +332,11 @@ impl Story {
     }
 }
 
-fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, &Record)>) -> Summary {
-    let content_removed = arrived.as_ref().and_then(|(_, record)| record.body_removed_at(0));
+/// `arrived`: its arrival, the number of its body there, and the record of both.
+fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, usize, &Record)>) -> Summary {
+    let content_removed = arrived.as_ref().and_then(|(_, number, record)| record.body_removed_at(*number));
     let (origin, format, refs, bytes) = match arrived {
-        Some((arrived, record)) => (arrived.origin, arrived.format, arrived.refs, record.body_bytes(0)),
+        Some((arrived, number, record)) => (arrived.origin, arrived.format, arrived.refs, record.body_bytes(number)),
         None => (Default::default(), Format::Text, Default::default(), 0),
     };
     let deliveries = row.deliveries.into_iter().map(|row: DeliveryRow| DeliverySummary {
@@ -390,6 +358,7 @@ fn summary(id: MessageId, row: Row, arrived: Option<(Arrived, &Record)>) -> Summ
         reason: row.reason.map(String::from),
         refs,
         deliveries: deliveries.collect(),
+        parts: row.parts,
         content_removed,
     }
 }

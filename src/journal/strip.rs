@@ -293,7 +293,11 @@ impl Keeps<'_> {
                 (any, event.recipients.len() as u64)
             }
             Some(Event::Carried(event)) => (keeps(event.id)?, 1),
-            Some(Event::Transformed(event)) => (keeps(event.id)?, 0),
+            Some(Event::Transformed(event)) => {
+                // The parts of a message that was split arrived here, wherever it did.
+                let of_parts = event.parts.iter().any(|part| self.unfinished.contains(&part.outcome.id));
+                (of_parts || keeps(event.id)?, event.parts.len() as u64)
+            }
             Some(Event::Attempted(event)) => (keeps(event.delivery.message)?, 0),
             Some(Event::Commanded(_) | Event::SegmentStart(_)) | None => (false, 0),
         })

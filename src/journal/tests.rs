@@ -204,6 +204,7 @@ async fn child() {
                         counted: true,
                         holds: false,
                         to: None,
+                        answered: None,
                         response: None,
                     };
                     let delivery = |name: &str| DeliveryId { message: id, destination: name.to_owned() };

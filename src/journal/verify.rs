@@ -124,6 +124,7 @@ fn walk(
                 verified.bytes += record.end() - record.place().offset;
                 match Event::from_meta(record.kind, record.meta()) {
                     Some(Event::SegmentStart(start)) => walked.previous_end = start.previous_end,
+                    Some(Event::Transformed(outcome)) => verified.messages += outcome.parts.len() as u64,
                     Some(Event::Arrived(arrived)) => verified.messages += arrived.recipients.len() as u64,
                     Some(_) => {}
                     None => told(

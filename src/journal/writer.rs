@@ -22,6 +22,7 @@ use super::folder::Lock;
 use super::index::Index;
 use super::late::Late;
 use super::ledger::Ledger;
+use super::parts::Parts;
 use super::plan::{First, Step, Work};
 use super::recent::Recent;
 use super::record::Place;
@@ -34,6 +35,8 @@ use crate::message::{Body, MessageId};
 /// One group holds no more than this.
 const GROUP_JOBS: usize = 1024;
 const GROUP_BYTES: usize = 16 << 20;
+/// The writer gives way so often before it writes what it has, while more comes.
+const GIVE_WAY: usize = 16;
 /// The journal is given up when nothing of the index could be written for so long.
 const INDEX_MAY_TAKE: Duration = Duration::from_secs(60);
 /// So many rosters may wait to be sealed before the window is left to grow.
@@ -57,6 +60,8 @@ pub(super) struct Shared {
     pub(super) index: Index,
     pub(super) reader: Reader,
     pub(super) recent: Recent,
+    /// The parts of the split that was read last.
+    pub(super) parts: Mutex<Option<Arc<Parts>>>,
     pub(super) segments: PathBuf,
     /// The sealed rosters' files.
     pub(super) sealed_files: Arc<Files>,
@@ -77,6 +82,7 @@ impl Shared {
             index,
             reader,
             recent: Recent::default(),
+            parts: Mutex::default(),
             segments,
             sealed_files,
             stripping: Mutex::default(),
@@ -149,6 +155,7 @@ impl Writer {
     pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut taken = Vec::with_capacity(GROUP_JOBS);
         while jobs.blocking_recv_many(&mut taken, GROUP_JOBS) > 0 {
+            gather(&mut jobs, &mut taken);
             let mut rest = taken.drain(..);
             let closing = match self.commit(&mut rest) {
                 Ok(closing) => closing,
@@ -351,10 +358,30 @@ impl Group {
     }
 }
 
+/// Lets those who are about to ask for something ask for it: they share a sync then. Where nobody else is at work on this
+/// machine, giving way takes no time.
+fn gather(jobs: &mut mpsc::Receiver<Job>, taken: &mut Vec<Job>) {
+    if taken.len() < 2 {
+        return;
+    }
+    for _ in 0..GIVE_WAY {
+        std::thread::yield_now();
+        let before = taken.len();
+        while taken.len() < GROUP_JOBS
+            && let Ok(job) = jobs.try_recv()
+        {
+            taken.push(job);
+        }
+        if taken.len() == before {
+            break;
+        }
+    }
+}
+
 fn touched(work: &Work) -> Option<Touched> {
     match work {
         Work::Receive { .. } | Work::SealOld { .. } | Work::Forget { .. } | Work::GaveBack { .. } | Work::Close => None,
-        Work::Transformed { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
+        Work::Transformed { id, .. } | Work::Split { id, .. } | Work::Carry { id, .. } => Some(Touched::Message(*id)),
         Work::Attempted { delivery, .. } | Work::Command { delivery, .. } => Some(Touched::Delivery(delivery.clone())),
     }
 }

@@ -119,6 +119,20 @@ impl Refs {
 }
 
 impl Refs {
+    /// The references in a body. Only those formats that have agreed places for them have any.
+    pub fn of(body: &super::Body) -> Refs {
+        match body {
+            super::Body::Hl7(message) => Refs::of_hl7(message),
+            super::Body::Batch(batch) => batch.messages().iter().fold(Refs::default(), |mut refs, message| {
+                Refs::of_hl7(message).iter().for_each(|entry| refs.add(entry.kind, &entry.value));
+                refs
+            }),
+            super::Body::Json(event) => Refs::of_event(event),
+            super::Body::Encoded(encoded) => Refs::of(&encoded.body),
+            super::Body::Text(_) | super::Body::Xml(_) | super::Body::Csv(_) | super::Body::Bytes(_) => Refs::default(),
+        }
+    }
+
     /// The references in an HL7 message, at the places where the standard keeps them.
     pub fn of_hl7(message: &hl7::Message) -> Refs {
         /// Field, what it refers to, whether in every segment of that name.

@@ -7,5 +7,6 @@ pub mod networks;
 pub mod ssh;
 mod tcp;
 pub mod tls;
+pub(crate) mod webhook;
 
 pub(crate) use tcp::{listen, tune};

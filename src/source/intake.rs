@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use super::Waiters;
 use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
 use crate::message::{Body, Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
@@ -21,6 +22,8 @@ pub struct Intake {
     wake: Arc<Notify>,
     counters: Arc<Counters>,
     trouble: Trouble,
+    /// Those who wait for what becomes of a message.
+    waiters: Arc<Waiters>,
 }
 
 /// Why a source takes nothing in although it runs; none while all is well. Shown beside the channel.
@@ -71,7 +74,7 @@ impl Intake {
         wake: Arc<Notify>,
         counters: Arc<Counters>,
     ) -> Intake {
-        Intake { channel, journal, ids, wake, counters, trouble: Trouble::default() }
+        Intake { channel, journal, ids, wake, counters, trouble: Trouble::default(), waiters: Arc::default() }
     }
 
     /// The same, showing its trouble here.
@@ -90,6 +93,19 @@ impl Intake {
             _ => {}
         }
         *shown = now;
+    }
+
+    /// The same, for a channel whose worker and lanes tell these.
+    pub fn with_waiters(self, waiters: Arc<Waiters>) -> Intake {
+        Intake { waiters, ..self }
+    }
+
+    pub(super) fn waiters(&self) -> &Arc<Waiters> {
+        &self.waiters
+    }
+
+    pub(super) fn journal(&self) -> &dyn Journal {
+        &*self.journal
     }
 
     /// The channel's counters: the source counts what only it sees.
@@ -128,7 +144,7 @@ impl Intake {
             })
             .await;
         let receipt = received.inspect_err(|_| self.counters.not_stored.add_one())?;
-        self.note_repeat(&receipt);
+        self.note_repeat(&receipt, other_body);
         let is_kept = match receipt.repeat() {
             Repeat::No => true,
             Repeat::SameBody => false,
@@ -145,7 +161,7 @@ impl Intake {
         Ok(receipt)
     }
 
-    fn note_repeat(&self, receipt: &Receipt) {
+    fn note_repeat(&self, receipt: &Receipt, other_body: Option<OtherBody>) {
         let message = receipt.recipients().first().map(|recipient| tracing::field::display(recipient.id));
         match receipt.repeat() {
             Repeat::No => {}
@@ -154,6 +170,13 @@ impl Intake {
                 info!(
                     channel = self.channel(),
                     message, "it came again: acknowledged as the first time, not processed again"
+                );
+            }
+            Repeat::OtherBody if other_body == Some(OtherBody::Refused) => {
+                self.counters.reused_keys.add_one();
+                warn!(
+                    channel = self.channel(),
+                    message, "its key came shortly before with another content: refused; its sender uses keys twice"
                 );
             }
             Repeat::OtherBody => {

@@ -12,14 +12,23 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
+use toml::Spanned;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
+mod ack;
+mod duplicates;
 mod event;
+mod fate;
+mod format;
+mod http;
 mod intake;
 mod mllp;
 
+pub use ack::AckWhen;
 pub use event::EventSource;
+pub use fate::{End, Fate, Until, Waiter, Waiters};
+pub use format::{CharsetOption, FormatOption, Incoming};
 pub use intake::{Intake, IntakeError, Taken, Trouble};
 pub use mllp::{Judged, judge};
 
@@ -38,7 +47,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, http::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]
@@ -48,8 +57,23 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// Its `format`, where it has one: tests of channel files read their input by it.
+    fn format(&self) -> Option<&FormatOption> {
+        None
+    }
+
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.
     fn judge(&self, _raw: &Bytes) -> Option<Judged> {
+        None
+    }
+
+    /// When it acknowledges.
+    fn acknowledges(&self) -> AckWhen {
+        AckWhen::Received
+    }
+
+    /// The destination whose answer it passes on, where the file names one.
+    fn answers_from(&self) -> Option<&Spanned<String>> {
         None
     }
 

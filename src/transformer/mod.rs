@@ -1,12 +1,14 @@
 //! The transformer: ordered steps that filter and change a message. Pure and synchronous: no I/O, no clock, so that
 //! `labwire test` and a reprocessed message tell the truth.
 
+mod convert;
 mod copy;
 mod delete;
 mod field;
 mod filter;
 mod lookup;
 mod set;
+mod split;
 mod template;
 
 use std::fmt;
@@ -38,18 +40,24 @@ pub struct StepKind {
 }
 
 /// Every verb, in the order of the documentation.
-pub const KINDS: &[StepKind] = &[filter::KIND, set::KIND, copy::KIND, delete::KIND, lookup::KIND, template::KIND];
+pub const KINDS: &[StepKind] =
+    &[filter::KIND, set::KIND, copy::KIND, delete::KIND, lookup::KIND, template::KIND, split::KIND, convert::KIND];
+
+/// The table of the channel's own steps.
+const CHANNEL_STEPS: &str = "transformer";
 
 /// Keys that any step may have beside its verb.
 pub const STEP_KEYS: &[&str] = &["when", "each"];
 
 /// What a step says of the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Verdict {
     /// Goes on to the next step.
     Continue,
     /// Goes nowhere.
     Filtered,
+    /// Each of these goes on to the next step as a message of its own.
+    Split(Vec<Body>),
 }
 
 /// A place in a message that a step names.
@@ -61,6 +69,11 @@ pub trait Step: fmt::Debug + Send + Sync {
     /// The places that the step names, for checks that need the step's other keys.
     fn places(&self) -> Vec<Place<'_>> {
         Vec::new()
+    }
+
+    /// Whether it makes several messages of one.
+    fn splits(&self) -> bool {
+        false
     }
 
     /// Applies the step to the message, at one of its segments when the step has `each`.
@@ -111,6 +124,12 @@ pub enum StepError {
         /// The field.
         path: String,
     },
+    /// A message that cannot be made another format.
+    #[error("it cannot be converted: {0}")]
+    Convert(String),
+    /// A message that cannot be taken apart as the step says.
+    #[error("it cannot be split: {0}")]
+    Split(String),
     /// What a template wrote cannot be read.
     #[error("{place}: what the template wrote is not {format}: {error}")]
     Written {
@@ -165,6 +184,13 @@ pub enum Outcome {
         /// Which, as `step 2 (channels/a.toml:12)`.
         place: String,
     },
+    /// Taken apart by this step: each of the parts goes on behind it.
+    Split {
+        /// Which, as `step 2 (channels/a.toml:12)`.
+        place: String,
+        /// The parts, in order.
+        parts: Vec<Body>,
+    },
     /// A step failed.
     Failed {
         /// Which.
@@ -187,7 +213,13 @@ impl Transformer {
             match item.get_ref() {
                 toml::de::DeValue::Table(entries) => {
                     let name = format!("[[{owner}]] step {number}");
-                    steps.extend(parse_step(Table::new(entries.clone(), item.span(), name), number));
+                    let step = parse_step(Table::new(entries.clone(), item.span(), name), number);
+                    if step.as_ref().is_some_and(|step| step.step.splits()) && owner != CHANNEL_STEPS {
+                        let help = Some(format!("write it among the channel's own steps, [[{CHANNEL_STEPS}]]"));
+                        let message = "`split` makes several messages for all destinations";
+                        config::report(item.span(), message, "a destination sends one for each message", help);
+                    }
+                    steps.extend(step);
                 }
                 _ => config::report(item.span(), "a step is a table", "", None),
             }
@@ -207,9 +239,26 @@ impl Transformer {
 
     /// Runs the steps in order. After a failure the message is of no use: a step may have done half of its work.
     pub fn run(&self, message: &mut Message) -> Outcome {
-        for placed in &self.steps {
+        self.run_from(0, message)
+    }
+
+    /// Runs the steps behind so many of those that split. None where there are not so many.
+    pub fn run_behind(&self, splits: u16, message: &mut Message) -> Option<Outcome> {
+        let from = match usize::from(splits).checked_sub(1) {
+            None => 0,
+            Some(before) => {
+                let mut splitting = self.steps.iter().enumerate().filter(|(_, placed)| placed.step.splits());
+                splitting.nth(before)?.0 + 1
+            }
+        };
+        Some(self.run_from(from, message))
+    }
+
+    fn run_from(&self, from: usize, message: &mut Message) -> Outcome {
+        for placed in &self.steps[from..] {
             match placed.run(message) {
                 Ok(Verdict::Continue) => {}
+                Ok(Verdict::Split(parts)) => return Outcome::Split { place: placed.place.clone(), parts },
                 Ok(Verdict::Filtered) => return Outcome::Filtered { place: placed.place.clone() },
                 Err(error) => return Outcome::Failed { place: placed.place.clone(), error },
             }
@@ -261,6 +310,10 @@ fn parse_step(mut table: Table<'_>, number: usize) -> Option<Placed> {
             config::report(span.clone(), format!("the `*` of `{target}` stands for no element"), "", Some(help));
         }
     }
+    if each.is_some() && step.splits() {
+        let message = "`split` works on the whole message: it cannot have `each`";
+        config::report(span, message, "", None);
+    }
     Some(Placed { step, when, each, place })
 }
 
@@ -283,8 +336,9 @@ impl Placed {
         // From the last to the first, so that a segment deleted on the way does not shift the ones still to come.
         for index in indices.rev() {
             let each = Each { segment: name.clone(), index };
-            if self.apply(message, Some(&each))? == Verdict::Filtered {
-                return Ok(Verdict::Filtered);
+            match self.apply(message, Some(&each))? {
+                Verdict::Continue => {}
+                other => return Ok(other),
             }
         }
         Ok(Verdict::Continue)
@@ -310,35 +364,27 @@ fn scope(message: &Message, each: Option<&Each>) -> Scope {
 fn hl7_body<'m>(message: &'m Message, target: &Target) -> Result<&'m hl7::Message, StepError> {
     match &*message.body {
         Body::Hl7(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn hl7_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut hl7::Message, StepError> {
     match Arc::make_mut(&mut message.body) {
         Body::Hl7(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn json_body<'m>(message: &'m Message, target: &Target) -> Result<&'m Value, StepError> {
     match &*message.body {
         Body::Json(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }
 
 fn json_body_mut<'m>(message: &'m mut Message, target: &Target) -> Result<&'m mut Value, StepError> {
     match Arc::make_mut(&mut message.body) {
         Body::Json(body) => Ok(body),
-        other => Err(StepError::Format { path: target.to_string(), found: format_name(other) }),
-    }
-}
-
-fn format_name(body: &Body) -> &'static str {
-    match body {
-        Body::Hl7(_) => "HL7",
-        Body::Json(_) => "JSON",
-        Body::Text(_) => "text",
+        other => Err(StepError::Format { path: target.to_string(), found: other.format().name() }),
     }
 }

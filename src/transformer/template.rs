@@ -8,7 +8,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use crate::config::{self, Entry};
 use crate::expr::{ENDINGS, Each, Escaping, Template};
 use crate::hl7;
-use crate::message::{Body, Message};
+use crate::message::{Body, Message, Xml};
 
 use super::{Step, StepError, StepKind, Verdict, scope};
 
@@ -31,6 +31,7 @@ enum Writes {
     /// With the separators that values are escaped for.
     Hl7(hl7::Separators),
     Json,
+    Xml,
     Text,
 }
 
@@ -51,9 +52,15 @@ fn parse(entry: Entry<'_>) -> Option<Box<dyn Step>> {
         config::report(path.span(), format!("template `{}` is empty", path.get_ref()), "", None);
         return None;
     }
+    if let (Escaping::Csv, Some(at)) = (&escaping, file.text.find("\"{{")) {
+        let message = "values of a .csv template are put into quotes where they need them";
+        config::report_in(&file, at..at + 1, message, "leave these out");
+    }
     let writes = match &escaping {
         Escaping::Hl7(separators) => Writes::Hl7(*separators),
         Escaping::Json => Writes::Json,
+        // Of HTML, which has the same escapes, not all is XML.
+        Escaping::Xml if path.get_ref().to_ascii_lowercase().ends_with(".xml") => Writes::Xml,
         _ => Writes::Text,
     };
     Some(Box::new(Write { template: Template::compile_file(&file, escaping), writes }))
@@ -77,6 +84,7 @@ impl Step for Write {
                 serde_json::from_str(&text)
                     .map_err(|error| written("JSON", format!("line {}, column {}", error.line(), error.column())))?,
             ),
+            Writes::Xml => Body::Xml(Xml::parse(&text).map_err(|error| written("XML", error.to_string()))?),
             Writes::Text => Body::Text(text),
         };
         message.body = Arc::new(body);

@@ -31,8 +31,11 @@ fn every_message_of_every_shape_arrives() {
     assert_eq!(report["whole"], true);
     let shapes = report["shapes"].as_array().unwrap();
     let names: Vec<&str> = shapes.iter().map(|shape| shape["shape"].as_str().unwrap()).collect();
-    let all = ["receive", "receive-1", "whole", "whole-file", "sizes", "channels", "backlog", "grown"];
+    let all = ["receive", "receive-1", "whole", "whole-file", "sizes", "channels", "backlog", "grown", "restart"];
     assert_eq!(names, all);
+    let (restart, shapes) = shapes.split_last().unwrap();
+    starts(restart);
+    positive(&shapes[7], &["/ratios/2/value"]);
     for shape in shapes {
         let name = shape["shape"].as_str().unwrap();
         let rows = shape["rows"].as_array().unwrap();
@@ -50,6 +53,17 @@ fn every_message_of_every_shape_arrives() {
     positive(&shapes[3]["rows"][0], &["/raw/files_per_second", "/end_to_end_at_half/rate"]);
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// Nothing is lost or forgotten by a start.
+fn starts(restart: &Value) {
+    let starts = restart["starts"].as_array().unwrap();
+    assert_eq!(starts.len(), 2, "{restart:#}");
+    for start in starts {
+        positive(start, &["/ready_after_ms", "/peak_kib"]);
+        let states = &start["states"];
+        assert!(states["queued"] == 500 && states["filtered"] == 500, "{restart:#}");
+    }
 }
 
 /// What was sent was accepted, is in the journal in the state that it should come to, and arrived once at each end.

@@ -109,13 +109,16 @@ fn tests() -> Vec<(String, String)> {
     found
 }
 
-/// Whether a text gives this key a value, as TOML does.
+/// Whether a text gives this key a value, as TOML does (`key = …`, `[[key]]`), or as a pair of both.
 fn gives(text: &str, key: &str) -> bool {
     text.match_indices(key).any(|(at, _)| {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let begins = !text[..at].ends_with(is_word);
-        let rest = text[at + key.len()..].trim_start_matches(['\\', '"']).trim_start();
-        begins && rest.starts_with('=') && !rest.starts_with("==")
+        let (before, rest) = (&text[..at], &text[at + key.len()..]);
+        let is_list = before.ends_with(['[', '.']) && rest.starts_with("]]");
+        let is_pair = before.ends_with("(\"") && rest.starts_with("\", \"");
+        let rest = rest.trim_start_matches(['\\', '"']).trim_start();
+        let is_given = !before.ends_with(is_word) && rest.starts_with('=') && !rest.starts_with("==");
+        is_given || is_list || is_pair
     })
 }
 
@@ -138,8 +141,9 @@ fn each_option_is_given_a_value_in_a_test_of_its_kind() {
                 if first == "on" && key != "on" {
                     continue;
                 }
-                let is_shared =
-                    ["when", "transformer", "retry", "order_by", "parallel", "on_poison", "rate"].contains(&first);
+                let is_shared = ["when", "transformer", "retry", "order_by", "parallel", "on_poison", "rate"]
+                    .contains(&first)
+                    || (first == "charset" && place.contains("destination"));
                 let known = of_kind.iter().any(|(_, text)| gives(text, key));
                 let known_elsewhere = is_shared && tests.iter().any(|(_, text)| gives(text, key));
                 if !known && !known_elsewhere {

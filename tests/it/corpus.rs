@@ -272,3 +272,29 @@ fn character_sets() {
     println!("{checked} files in other character sets");
     assert!(checked >= 28 && accented > 10);
 }
+
+/// A source that takes HL7 reads a batch whole, or refuses it whole with words that are not its own.
+#[test]
+fn batches_are_taken_or_refused_as_a_whole() {
+    use labwire::message::{Body, Format};
+    use labwire::source::FormatOption;
+    let Some(folder) = folder() else { return };
+    let (mut taken, mut refused) = (0, BTreeMap::<String, u32>::new());
+    for (name, bytes) in files(&folder.join("batch")) {
+        let expected = messages(&bytes).len();
+        let read = FormatOption::of(Format::Hl7).read(&bytes.into());
+        match (read.body.as_deref(), read.rejected) {
+            (Some(Body::Batch(batch)), None) => assert_eq!(batch.messages().len(), expected, "{name}"),
+            (Some(Body::Hl7(_)), None) => assert_eq!(expected, 1, "{name}"),
+            (None, Some(reason)) => {
+                let kind: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
+                *refused.entry(kind).or_default() += 1;
+                continue;
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        taken += 1;
+    }
+    println!("{taken} taken; refused: {refused:#?}");
+    assert!(taken > 0);
+}

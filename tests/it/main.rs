@@ -4,9 +4,12 @@
 mod support;
 
 mod abuse;
+mod acks;
 mod api;
+mod batches;
 mod bench;
 mod channel_tests;
+mod charsets;
 mod check;
 mod cli;
 mod commands;
@@ -18,8 +21,10 @@ mod disk_full;
 mod events;
 mod faults;
 mod faults_by_class;
+mod formats;
 mod hosted;
 mod http;
+mod http_source;
 mod journal;
 mod journal_commands;
 mod lanes;

@@ -17,7 +17,12 @@ fn run_on(message: &str, steps: &str, expected: &str) -> Vec<String> {
 }
 
 /// The same with more files beside the channel file; what the test runner found, or the mistakes of the channel file.
-fn run_with(message: &str, files: &[(&str, &str)], steps: &str, expected: &str) -> Result<Vec<String>, Vec<String>> {
+pub fn run_with(
+    message: &str,
+    files: &[(&str, &str)],
+    steps: &str,
+    expected: &str,
+) -> Result<Vec<String>, Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("in.hl7", message);

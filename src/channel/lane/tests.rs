@@ -284,6 +284,7 @@ fn attempt() -> Attempt {
         counted: true,
         holds: false,
         to: None,
+        answered: None,
         response: None,
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::run::Failure;
 use crate::hl7;
+use crate::message::{Body, Format, Origin, XmlPath};
 
 /// More differences than this are not listed: a wrong file differs everywhere.
 const MAX_DIFFERENCES: usize = 20;
@@ -15,6 +16,10 @@ const MAX_DIFFERENCES: usize = 20;
 pub(super) fn fields(place: &str, expected: &[(String, String)], sent: &Bytes) -> Vec<Failure> {
     let message = hl7::Message::parse(sent.clone(), &hl7::Limits::default());
     let json: Option<Value> = serde_json::from_slice(sent).ok();
+    let xml = match Body::read(sent, Format::Xml, &Origin::default(), &hl7::Limits::default()) {
+        Ok(Body::Xml(xml)) => Some(xml),
+        _ => None,
+    };
     let mut failures = Vec::new();
     for (path, value) in expected {
         let found = match (path.parse::<hl7::Path>(), &message, &json) {
@@ -27,7 +32,11 @@ pub(super) fn fields(place: &str, expected: &[(String, String)], sent: &Bytes) -
                 Some(Value::String(text)) => text.clone(),
                 Some(other) => other.to_string(),
             }),
-            (Err(_), _, None) => Err("what was sent is not JSON".to_owned()),
+            (Err(_), _, None) => match (xml.as_ref(), path.parse::<XmlPath>()) {
+                (Some(xml), Ok(path)) => Ok(xml.values(&path).into_iter().next().unwrap_or_default()),
+                (Some(_), Err(problem)) => Err(problem.to_owned()),
+                (None, _) => Err("what was sent is neither JSON nor XML".to_owned()),
+            },
         };
         match found {
             Ok(found) if found == *value => {}

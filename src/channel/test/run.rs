@@ -14,9 +14,9 @@ use crate::action::event;
 use crate::channel::ChannelSpec;
 use crate::channel::worker::{Processed, process};
 use crate::hl7;
-use crate::journal::{NewDelivery, Transformed};
-use crate::message::{Body, Format, Message, MessageId, Meta, Origin};
-use crate::source::{EventSource, judge};
+use crate::journal::{NewDelivery, Outgoing, Transformed};
+use crate::message::{Format, Message, MessageId, Meta, Origin};
+use crate::source::{AckWhen, End, EventSource, Fate, FormatOption, Judged, judge};
 
 /// The id that the message of every test has.
 const TEST_ID: &str = "01KF0K8Y20TEST000000000001";
@@ -98,28 +98,48 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
         received_at: TEST_TIME.parse::<Timestamp>().expect("a valid time"),
         origin: Origin { source: spec.source_kind.to_owned(), ..Origin::default() },
     };
+    let mut judged = None;
     let read = if spec.source_kind == EventSource::NAME {
-        if let Some(ack) = &test.ack {
-            result.fail("ack", ack.clone(), "events are not acknowledged by HL7: leave `ack` out");
-        }
-        read_event(spec, meta, input, result)
+        read_event(spec, meta.clone(), input, result)
+    } else if let Some(format) = spec.source.format() {
+        read_as(format, meta.clone(), input)
     } else {
-        read_hl7(spec, test, meta, input, result)
+        read_hl7(meta.clone(), judged.insert(look(spec, input)))
     };
     // What is refused at the door is judged like a step that failed: the test's other words must hold of it too.
-    let errored = |place: &str, error: String| Processed {
-        outcome: Transformed::Errored { place: place.to_owned(), error },
-        deliveries: Vec::new(),
-    };
+    let errored =
+        |place: &str, error: String| Processed::ended(Transformed::Errored { place: place.to_owned(), error });
     let processed = match read {
         Ok(message) => catch_unwind(AssertUnwindSafe(|| process(spec, message)))
             .unwrap_or_else(|_| errored("transformer", "it panicked, which is a bug in Labwire".to_owned())),
         Err(reason) => errored("the input", reason),
     };
-    judge_outcome(test, &processed.outcome, result);
-    for (destination, expected) in &test.sent {
-        judge_sent(destination, expected, &processed.deliveries, result);
+    if let Some(expected) = &test.ack {
+        let found = match &judged {
+            Some(judged) => acknowledgement(spec, judged, &meta, &outcome_of(&processed)),
+            None => "no acknowledgement by HL7: leave `ack` out".to_owned(),
+        };
+        if *expected != found {
+            result.fail("ack", expected.clone(), found);
+        }
     }
+    judge_outcome(test, &outcome_of(&processed), result);
+    let of_parts = processed.parts.iter().flat_map(|part| &part.deliveries);
+    let deliveries: Vec<&NewDelivery> = processed.deliveries.iter().chain(of_parts).collect();
+    for (destination, expected) in &test.sent {
+        judge_sent(destination, expected, &deliveries, result);
+    }
+}
+
+/// What became of a message; of one that was split, what became of its parts: an error of any of them, and filtered where all
+/// were.
+fn outcome_of(processed: &Processed) -> Transformed {
+    let parts = || processed.parts.iter().map(|part| &part.outcome);
+    let errored = parts().find(|outcome| matches!(outcome, Transformed::Errored { .. }));
+    let others: Vec<&Transformed> = parts().filter(|outcome| !matches!(outcome, Transformed::Split { .. })).collect();
+    let all_filtered = others.iter().all(|outcome| matches!(outcome, Transformed::Filtered { .. }));
+    let outcome = errored.or(others.first().copied().filter(|_| all_filtered));
+    outcome.unwrap_or(&processed.outcome).clone()
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {
@@ -143,28 +163,51 @@ fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult
     }
 }
 
-fn read_hl7(
-    spec: &ChannelSpec,
-    test: &TestSpec,
-    meta: Meta,
-    input: &Bytes,
-    result: &mut TestResult,
-) -> Result<Message, String> {
-    let judged = spec.source.judge(input).unwrap_or_else(|| judge(input, &hl7::Limits::default()));
-    let ack = judged.acknowledgement(meta.id, meta.received_at);
-    let found = ack
-        .and_then(|bytes| hl7::AckReply::parse(&bytes).ok())
-        .map_or("none".to_owned(), |reply| reply.code.to_string());
-    if let Some(expected) = &test.ack
-        && *expected != found
-    {
-        result.fail("ack", expected.clone(), found);
-    }
-    match (judged.rejection(), judged.message()) {
-        (None, Some(message)) => {
-            Ok(Message { meta, body: Arc::new(Body::Hl7(message.clone())), event: Arc::default() })
-        }
+fn look(spec: &ChannelSpec, input: &Bytes) -> Judged {
+    spec.source.judge(input).unwrap_or_else(|| judge(input, &hl7::Limits::default()))
+}
+
+/// The code that the sender gets. Where the source waits for the delivery, the receiver is taken to be content: a test has none.
+fn acknowledgement(spec: &ChannelSpec, judged: &Judged, meta: &Meta, outcome: &Transformed) -> String {
+    let end = match outcome {
+        Transformed::Filtered { .. } => End::Filtered,
+        Transformed::Errored { .. } => End::Errored,
+        Transformed::Queued | Transformed::Split { .. } => End::Sent,
+    };
+    let ack = if spec.source.acknowledges() == AckWhen::Received || judged.rejection().is_some() {
+        judged.acknowledgement(meta.id, meta.received_at)
+    } else {
+        let (at, received_at) = (meta.received_at, meta.received_at);
+        judged.outcome(&Fate { id: meta.id, end, at, received_at, response: None, answered: None }, meta.id)
+    };
+    ack.map_or("none".to_owned(), |ack| codes_of(&ack))
+}
+
+fn read_hl7(meta: Meta, judged: &Judged) -> Result<Message, String> {
+    match (judged.rejection(), judged.body()) {
+        (None, Some(body)) => Ok(Message { meta, body: body.clone(), event: Arc::default() }),
         (reason, _) => Err(reason.unwrap_or("it cannot be read").to_owned()),
+    }
+}
+
+/// The code of an acknowledgement; of a batch of them each code that occurs.
+fn codes_of(ack: &[u8]) -> String {
+    let single = [ack];
+    let batch = hl7::batch::split(ack).map(|batch| batch.messages).unwrap_or_default();
+    let each = if batch.is_empty() { &single[..] } else { &batch };
+    let replies = each.iter().filter_map(|ack| hl7::AckReply::parse(ack).ok());
+    let mut codes: Vec<String> = replies.map(|reply| reply.code.to_string()).collect();
+    codes.dedup();
+    if codes.is_empty() { "none".to_owned() } else { codes.join(" ") }
+}
+
+/// Reads what comes in without HL7's acknowledgements, as its source's `format` says.
+fn read_as(format: &FormatOption, mut meta: Meta, input: &Bytes) -> Result<Message, String> {
+    format.note(&mut meta.origin);
+    let read = format.read(input);
+    match (read.rejected, read.body) {
+        (None, Some(body)) => Ok(Message { meta, body, event: Arc::default() }),
+        (reason, _) => Err(reason.unwrap_or_default()),
     }
 }
 
@@ -189,11 +232,11 @@ fn read_event(spec: &ChannelSpec, mut meta: Meta, input: &Bytes, result: &mut Te
     Message::read(meta, Format::Json, input, &hl7::Limits::default()).map_err(|error| error.to_string())
 }
 
-fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDelivery], result: &mut TestResult) {
-    let sent: Vec<&Bytes> = deliveries
+fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[&NewDelivery], result: &mut TestResult) {
+    let sent: Vec<Bytes> = deliveries
         .iter()
         .filter(|delivery| delivery.destination == destination)
-        .filter_map(|delivery| delivery.outgoing.as_ref().map(|outgoing| &outgoing.content))
+        .filter_map(|delivery| delivery.outgoing.as_ref().map(Outgoing::main))
         .collect();
     let place = format!("sent.{destination}");
     if sent.len() != expected.len() {
@@ -204,14 +247,14 @@ fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDeliver
         match expected {
             Expected::File(file) => {
                 let content = std::fs::read(&file.path).ok();
-                let failures = if content.as_deref() == Some(&**sent) {
+                let failures = if content.as_deref() == Some(&*sent) {
                     Vec::new()
                 } else {
-                    compare::contents(&place, &Arc::from(content.unwrap_or_default()), sent)
+                    compare::contents(&place, &Arc::from(content.unwrap_or_default()), &sent)
                 };
                 result.files.push(Compared { path: file.path.clone(), sent: sent.clone(), failures });
             }
-            Expected::Fields(fields) => result.failures.extend(compare::fields(&place, fields, sent)),
+            Expected::Fields(fields) => result.failures.extend(compare::fields(&place, fields, &sent)),
         }
     }
 }

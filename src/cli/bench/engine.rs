@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::Failure;
@@ -105,6 +106,27 @@ impl Engine {
         let mut response = ureq::get(format!("{}/api/v1/channels", self.api)).call()?;
         let listed: Listed = response.body_mut().with_config().limit(1 << 26).read_json()?;
         Ok(listed.channels.into_iter().map(|listing| (listing.name, listing.messages)).collect())
+    }
+
+    /// The same over all channels.
+    pub(super) fn all_states(&self) -> Result<States, Failure> {
+        let mut all = States::new();
+        for (state, count) in self.states()?.into_values().flatten() {
+            *all.entry(state).or_default() += count;
+        }
+        Ok(all)
+    }
+
+    /// Bytes that its journal takes on the disk now.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        bytes_below(&self.folder.join("data"))
+    }
+
+    /// Removes what is finished and was received before a time.
+    pub(super) fn prune(&self, before: Timestamp) -> Result<(), Failure> {
+        let url = format!("{}/api/v1/journal/prune", self.api);
+        ureq::post(url).send_json(serde_json::json!({ "before": before.to_string() }))?;
+        Ok(())
     }
 
     /// Waits until so many more messages are there and nothing is left to do with any; in a channel of which `keeps` says yes, deliveries may stay queued.

@@ -35,7 +35,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Bench {
     #[command(subcommand)]
     part: Option<Part>,
-    /// What to measure: everything but `grown`, if nothing is named
+    /// What to measure: everything but `grown` and `restart`, if nothing is named
     #[arg(value_name = "SHAPE")]
     shapes: Vec<Shape>,
     /// How long to measure for each figure, in seconds
@@ -44,7 +44,7 @@ pub(super) struct Bench {
     /// Only see that everything works: a fraction of a second each, few channels and messages
     #[arg(long)]
     quick: bool,
-    /// Measure with a million messages in the journal, too
+    /// Measure `grown` and `restart`, too, with a million messages in the journal
     #[arg(long)]
     million: bool,
     /// A folder on the disk to be measured; what is made there is removed at the end
@@ -108,7 +108,7 @@ impl Bench {
     fn shapes(&self) -> Vec<Shape> {
         let all = Shape::value_variants().iter().copied();
         let wanted = |shape: &Shape| match shape {
-            Shape::Grown => self.million || self.shapes.contains(shape),
+            Shape::Grown | Shape::Restart => self.million || self.shapes.contains(shape),
             shape => self.shapes.is_empty() || self.shapes.contains(shape),
         };
         all.filter(wanted).collect()

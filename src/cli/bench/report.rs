@@ -1,5 +1,7 @@
 //! What the benchmark found: for people, for programs, and for the documentation.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::Failure;
@@ -34,10 +36,38 @@ pub(super) struct Ratio {
 }
 
 /// What came of a shape.
+#[derive(Default)]
 pub(super) struct Section {
     pub(super) shape: String,
     pub(super) rows: Vec<Row>,
+    pub(super) starts: Vec<Start>,
     pub(super) ratios: Vec<Ratio>,
+}
+
+/// A start of the engine on a journal that is there.
+pub(super) struct Start {
+    /// What happened before, and what is in the journal.
+    pub(super) label: String,
+    /// Until it said that it is ready.
+    pub(super) ready_after: Duration,
+    pub(super) usage: Usage,
+    /// Messages that are in the journal then, by their states.
+    pub(super) states: States,
+}
+
+impl Start {
+    fn to_json(&self) -> Value {
+        json!({
+            "label": self.label, "ready_after_ms": self.ready_after.as_millis() as u64,
+            "peak_kib": self.usage.peak_kib, "states": self.states,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let states: Vec<String> = self.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        let (seconds, mib) = (self.ready_after.as_secs_f64(), self.usage.peak_kib as f64 / 1024.0);
+        vec![self.label.clone(), states.join(", "), format!("{seconds:.2}"), format!("{mib:.0}")]
+    }
 }
 
 impl Ratio {
@@ -55,10 +85,7 @@ impl Row {
         subject: &Subject<'_>,
         engine: &Engine,
     ) -> Result<Row, Failure> {
-        let mut states = States::new();
-        for (state, count) in engine.states()?.into_values().flatten() {
-            *states.entry(state).or_default() += count;
-        }
+        let states = engine.all_states()?;
         Ok(Row {
             label: label.to_owned(),
             connections,
@@ -148,6 +175,7 @@ pub(super) fn json_of(sections: &[Section], seconds: f64) -> Value {
         let ratios = section.ratios.iter().map(|ratio| json!({ "name": ratio.name, "value": ratio.value }));
         json!({
             "shape": section.shape, "rows": section.rows.iter().map(Row::to_json).collect::<Vec<_>>(),
+            "starts": section.starts.iter().map(Start::to_json).collect::<Vec<_>>(),
             "ratios": ratios.collect::<Vec<_>>(),
         })
     };
@@ -188,6 +216,12 @@ pub(super) fn tables_of(sections: &[Section], seconds: f64, look: Look) -> Strin
             "The limits: a server that only acknowledges; append + fdatasync",
             &LIMITS_HEAD,
             rows().filter_map(|(shape, row)| limit_cells(shape, row)),
+            look,
+        ),
+        table(
+            "Starts",
+            &["after", "messages", "ready after s", "MiB peak"],
+            sections.iter().flat_map(|section| &section.starts).map(Start::cells),
             look,
         ),
         table("Ratios", &["figure", "ratio"], sections.iter().flat_map(ratio_cells), look),

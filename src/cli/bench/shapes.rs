@@ -1,8 +1,11 @@
 //! What is measured: one function for each shape.
 
 use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Instant;
 
 use clap::ValueEnum;
+use jiff::Timestamp;
 
 use super::Failure;
 use super::channels::{FILES, dead, filtering, whole, whole_file};
@@ -10,7 +13,8 @@ use super::engine::{ChannelFile, Engine};
 use super::measure::{Bench, End, NullServer, Raw, Subject, load_of};
 use super::message::oru;
 use super::receiver::{Folder, Ledger, Receiver};
-use super::report::{Ratio, Row, Section};
+use super::report::{Ratio, Row, Section, Start};
+use crate::cli::load::Load;
 
 /// So many messages of a load are timed from end to end.
 const TIMED_MESSAGES: usize = 1 << 20;
@@ -39,8 +43,11 @@ pub(super) enum Shape {
     Channels,
     /// 100,000 messages queued behind a dead destination, beside none
     Backlog,
-    /// 1,000,000 messages in the journal, beside none; takes minutes, so it runs only when it is named or with --million
+    /// 1,000,000 messages in the journal, beside none, and what pruning leaves of them; takes minutes, so it runs only when it is
+    /// named or with --million
     Grown,
+    /// Starts after kill -9 with 1,000,000 messages, 100,000 of them queued; as `grown` only when it is named or with --million
+    Restart,
 }
 
 impl Shape {
@@ -51,6 +58,7 @@ impl Shape {
     /// Measures it.
     pub(super) fn measure(self, bench: &Bench, null: &NullServer) -> Result<Section, Failure> {
         let (rows, ratios) = match self {
+            Shape::Restart => return restart(bench, self.name()),
             Shape::Receive => receive(bench, null, "receive", CONNECTIONS, BYTES)?,
             Shape::Receive1 => receive(bench, null, "receive-1", 1, BYTES)?,
             Shape::Whole => whole_way(bench, null)?,
@@ -60,7 +68,7 @@ impl Shape {
             Shape::Backlog => backlog(bench)?,
             Shape::Grown => grown(bench)?,
         };
-        Ok(Section { shape: self.name(), rows, ratios })
+        Ok(Section { shape: self.name(), rows, ratios, ..Section::default() })
     }
 }
 
@@ -149,7 +157,7 @@ fn whole_way_to<'a>(
     null: &NullServer,
     channel: ChannelFile,
     message: &[u8],
-    (ledger, end): (&std::sync::Arc<Ledger>, impl Fn() -> End<'a>),
+    (ledger, end): (&Arc<Ledger>, impl Fn() -> End<'a>),
     files: bool,
 ) -> Result<(Row, Raw, Vec<Ratio>), Failure> {
     let label = channel.0.clone();
@@ -219,8 +227,55 @@ fn grown(bench: &Bench) -> Result<Measured, Failure> {
     let mut subjects = [subject(&empty), subject(&full)];
     subjects[1].fill(bench.grown, None)?;
     let names = ["empty journal".to_owned(), format!("{} messages", bench.grown)];
-    let (rows, ratios) = compare(bench, subjects, [&empty, &full], &names, CONNECTIONS, None)?;
+    let (rows, mut ratios) = compare(bench, subjects, [&empty, &full], &names, CONNECTIONS, None)?;
+    ratios.push(pruned_to_a_tenth(&full, &load)?);
     stop(rows, ratios, [empty, full])
+}
+
+/// A tenth more comes in, and what was there before is removed.
+fn pruned_to_a_tenth(engine: &Engine, load: &Arc<Load>) -> Result<Ratio, Failure> {
+    let count = |engine: &Engine| Ok::<u64, Failure>(engine.all_states()?.values().sum());
+    let (before, old) = (Timestamp::now(), count(engine)?);
+    Subject::engine("receive", engine, load, engine.listeners(), CONNECTIONS).fill(old.div_ceil(9), None)?;
+    let (all, bytes) = (count(engine)?, engine.disk_bytes());
+    engine.prune(before)?;
+    let left = bytes as f64 * old.div_ceil(9) as f64 / all as f64;
+    Ok(Ratio::new("pruned to a tenth: bytes on the disk to a tenth of those before", engine.disk_bytes() as f64, left))
+}
+
+/// Starts on a journal of many messages, of which many are queued.
+fn restart(bench: &Bench, shape: String) -> Result<Section, Failure> {
+    let nobody = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let files = [filtering("receive"), dead("dead", nobody)];
+    let start = || Engine::start(&bench.processes, &bench.site, &shape, &files);
+    let load = load_of(&oru(BYTES))?;
+    let mut engine = start()?;
+    for (channel, count) in [("dead", bench.backlog), ("receive", bench.grown.saturating_sub(bench.backlog))] {
+        let to = vec![engine.listener(channel)];
+        Subject::engine(channel, &engine, &load, to, CONNECTIONS).fill(count, Some("dead"))?;
+    }
+    let mut starts = Vec::new();
+    for label in ["kill -9", "kill -9, and its index was removed"] {
+        let folder = engine.folder().to_owned();
+        // What a process leaves behind that is dropped here is what kill -9 leaves.
+        drop(engine);
+        if !starts.is_empty() {
+            std::fs::remove_dir_all(folder.join("data/index"))?;
+        }
+        let began = Instant::now();
+        engine = start()?;
+        let ready_after = began.elapsed();
+        starts.push(Start {
+            label: label.to_owned(),
+            ready_after,
+            usage: engine.usage()?,
+            states: engine.all_states()?,
+        });
+    }
+    let folder = engine.folder().to_owned();
+    engine.stop()?;
+    std::fs::remove_dir_all(folder)?;
+    Ok(Section { shape, starts, ..Section::default() })
 }
 
 /// Two engines in turns, and the second's figures to the first's.

@@ -13,7 +13,6 @@ use super::Filter;
 use crate::cli::client::Client;
 use crate::cli::{ExitCode, complain, print_line};
 use crate::journal::{JournalError, Page, Removed};
-use crate::message::Format;
 use crate::server::{Content, MessageView};
 
 /// Messages on a page of the list.
@@ -79,11 +78,7 @@ impl Export {
             print_line(&serde_json::to_string(&view).expect("our own values are JSON"));
             return Ok(true);
         };
-        let extension = match view.summary.format {
-            Format::Hl7 => "hl7",
-            Format::Json => "json",
-            Format::Text => "txt",
-        };
+        let extension = view.summary.format.extension();
         let path = folder.join(format!("{}.{extension}", view.summary.id));
         let body = match &view.body {
             Content::Text(text) => text.clone().into_bytes(),

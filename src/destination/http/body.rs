@@ -8,7 +8,7 @@ use serde::Deserialize;
 use url::form_urlencoded;
 
 use crate::expr::{ExprError, FileNameTemplate, Scope, Template};
-use crate::message::{Body, Message};
+use crate::message::{Body, Format, Message};
 
 /// What a request carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -50,7 +50,7 @@ impl Parts<'_> {
     /// The content, and its type where there is content.
     pub(super) fn write(&self, message: &Message, scope: &Scope) -> Result<(Bytes, Option<String>), ExprError> {
         let body = &*message.body;
-        let own = || self.content_type.unwrap_or_else(|| type_of(body)).to_owned();
+        let own = || self.content_type.map_or_else(|| type_of(body), str::to_owned);
         match self.kind {
             BodyKind::None => Ok((Bytes::new(), None)),
             BodyKind::Raw => Ok((body.to_bytes(), Some(own()))),
@@ -59,6 +59,7 @@ impl Parts<'_> {
                 _ => Err(unfit("`body = \"json\"` needs a JSON message; make it JSON with a `template` step first")),
             },
             BodyKind::Xml => match body {
+                _ if body.format() == Format::Xml => Ok((body.to_bytes(), Some(own()))),
                 Body::Text(text) if text.trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).starts_with('<') => {
                     Ok((body.to_bytes(), Some(self.content_type.unwrap_or("application/xml").to_owned())))
                 }
@@ -107,12 +108,21 @@ fn unfit(message: &str) -> ExprError {
 }
 
 /// The type of a message as it is. HL7 names its character set itself, in MSH-18.
-fn type_of(body: &Body) -> &'static str {
-    match body {
-        Body::Hl7(_) => "application/hl7-v2",
+fn type_of(body: &Body) -> String {
+    let text = match body {
+        Body::Hl7(_) | Body::Batch(_) => "application/hl7-v2",
         Body::Json(_) => "application/json",
         Body::Text(_) => "text/plain; charset=utf-8",
-    }
+        Body::Xml(_) => "application/xml",
+        Body::Csv(_) => "text/csv; charset=utf-8",
+        Body::Bytes(_) => "application/octet-stream",
+        Body::Encoded(encoded) => {
+            let own = type_of(&encoded.body);
+            return own
+                .replace("charset=utf-8", &format!("charset={}", encoded.charset.iana_name().to_ascii_lowercase()));
+        }
+    };
+    text.to_owned()
 }
 
 /// A name within quotes, escaped as browsers do (WHATWG HTML, multipart/form-data encoding).
@@ -132,7 +142,23 @@ fn boundary(message: &Message, parts: &[(String, Bytes)]) -> String {
 mod tests {
     use super::*;
     use crate::hl7;
-    use crate::message::{Format, MessageIds, Meta, Origin};
+    use crate::message::{MessageIds, Meta, Origin};
+
+    #[test]
+    fn the_content_type_names_the_set() {
+        let latin = hl7::Charset::named("8859/2").expect("a set");
+        for (body, expected) in [
+            (Body::Text("x".to_owned()), "text/plain; charset=iso-8859-2"),
+            (
+                Body::Csv(crate::message::Csv::parse("a", Default::default()).expect("CSV")),
+                "text/csv; charset=iso-8859-2",
+            ),
+            (Body::Xml(crate::message::Xml::parse("<a/>").expect("XML")), "application/xml"),
+        ] {
+            let body = std::sync::Arc::new(body).in_charset(latin).expect("encoded");
+            assert_eq!(type_of(&body), expected);
+        }
+    }
 
     #[test]
     fn a_boundary_never_occurs_in_what_it_bounds() {

@@ -19,7 +19,6 @@ mod body;
 mod explain;
 mod options;
 mod rules;
-mod sign;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,10 +30,10 @@ use self::auth::Login;
 use self::explain::{describe, retry_after};
 use self::options::{Options, Verb};
 use self::rules::Fit;
-use self::sign::Signer;
 use super::{Delivered, Destination, DestinationKind, Disposition, FaultClass, SendError};
-use crate::journal::Outgoing;
+use crate::journal::{Answered, Outgoing};
 use crate::net::http::{Answer, Ask, Client};
+use crate::net::webhook;
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "http",
@@ -92,14 +91,17 @@ struct Sender {
     name: String,
     client: Client,
     login: Option<Login>,
-    signer: Option<Signer>,
+    signer: Option<webhook::Keys>,
     /// What is never kept of an answer: some servers repeat what they were sent. The longest first.
     secrets: Vec<String>,
+    /// How the last request was answered.
+    answered: Option<Answered>,
 }
 
 #[async_trait]
 impl Destination for Sender {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
+        self.answered = None;
         let mut ask = self.ask(outgoing)?;
         let mut token = self.log_in(&mut ask).await?;
         let mut answer = self.exchange(&ask).await?;
@@ -118,8 +120,20 @@ impl Destination for Sender {
         if let Some((value, _)) = token.filter(|_| answer.status == StatusCode::FORBIDDEN) {
             self.forget(&value).await;
         }
+        self.answered = Some(Answered { status: answer.status.as_u16(), content_type: content_type_of(&answer) });
         self.judge(answer)
     }
+
+    fn answered(&self) -> Option<Answered> {
+        self.answered.clone()
+    }
+}
+
+/// What the server says its answer is. Kept with the attempt, so it is kept short.
+fn content_type_of(answer: &Answer) -> Option<String> {
+    const LONGEST: usize = 100;
+    let text = answer.headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(text.to_owned()).filter(|text| text.len() <= LONGEST)
 }
 
 impl Sender {
@@ -153,9 +167,9 @@ impl Sender {
         if let Some(signer) = &self.signer {
             let timestamp = Timestamp::now().as_second();
             let signature = signer.signature(&id, timestamp, &outgoing.content);
-            headers.insert(HeaderName::from_static("webhook-id"), value(&id, "this id")?);
-            headers.insert(HeaderName::from_static("webhook-timestamp"), HeaderValue::from(timestamp));
-            headers.insert(HeaderName::from_static("webhook-signature"), value(&signature, "this signature")?);
+            headers.insert(HeaderName::from_static(webhook::ID), value(&id, "this id")?);
+            headers.insert(HeaderName::from_static(webhook::TIMESTAMP), HeaderValue::from(timestamp));
+            headers.insert(HeaderName::from_static(webhook::SIGNATURE), value(&signature, "this signature")?);
         }
         let method = match self.options.method {
             Verb::Get => Method::GET,

@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::auth::Auth;
 use super::body::{BodyKind, Part, Parts};
 use super::rules::Rule;
-use super::sign::Sign;
 use super::{Sender, property};
 use crate::config::{BuildError, ByteSize, Duration, HostPort, Mistake, Place, Secret, Table, report, time_limit};
 use crate::destination::{COMMON_KEYS, Destination, DestinationConfig};
@@ -22,6 +21,7 @@ use crate::message::Message;
 use crate::net::http::{Client, Proxy, Route, basic};
 use crate::net::networks::Networks;
 use crate::net::tls::ClientTls;
+use crate::net::webhook;
 
 /// Headers that have an option of their own, or that Labwire alone can know; and what to do instead.
 const RESERVED: &[(&str, &str)] = &[
@@ -164,6 +164,15 @@ pub(super) fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
         report(span, format!("{name} {problem}"), "", Some(help.to_owned()));
     }
     Some(Box::new(options))
+}
+
+/// How requests are signed.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Sign {
+    /// Secrets as Standard Webhooks has them: "whsec_" and base64. Several while the receiver changes from one to the next: each
+    /// gives a signature. Sends `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+    standard_webhooks: Vec<Secret>,
 }
 
 /// Parameters of a request for a token whose values are secrets (RFC 6749 §2.3.1, §4.3.2; RFC 7521 §4.2).
@@ -331,7 +340,7 @@ impl DestinationConfig for Options {
         let route = self.route(place, &mut secrets)?;
         let longest = self.timeout.get();
         let login = self.auth.as_ref().map(|auth| auth.login(&route, longest, &mut secrets)).transpose()?;
-        let signer = self.sign.as_ref().map(Sign::signer).transpose()?;
+        let signer = self.sign.as_ref().map(|sign| webhook::Keys::read(&sign.standard_webhooks)).transpose()?;
         // The shortest ones last: one may be part of another. An empty one would be everywhere.
         secrets.retain(|secret| !secret.is_empty());
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -341,6 +350,7 @@ impl DestinationConfig for Options {
             client: Client::new(route),
             login,
             signer,
+            answered: None,
             secrets,
         }))
     }

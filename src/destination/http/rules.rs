@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use hyper::header::HeaderName;
+use hyper::header::{HeaderName, HeaderValue};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use crate::config::{report, unknown_word};
 use crate::destination::Disposition;
+use crate::expr::{AnswerExpression, AnswerView, Scope};
 use crate::net::http::Answer;
 
 /// What an answer looks like, and what becomes of the delivery then. Everything that is given must fit.
@@ -29,6 +30,9 @@ pub(super) struct Rule {
     pub(super) equals: Option<String>,
     /// What the value must hold; with neither `header` nor `pointer`: the whole content.
     pub(super) contains: Option<String>,
+    /// Any other question about the answer, as an expression about `answer.status`, `answer.headers`, `answer.body` and
+    /// `answer.json`: "answer.json.errors | length > 0". Where something that it uses is not there, the rule does not fit.
+    when: Option<AnswerExpression>,
     /// What becomes of the delivery: "sent", "retry", "dead" or "pause".
     then: Then,
 }
@@ -49,8 +53,11 @@ impl Rule {
 
     /// What is wrong with it.
     pub(super) fn problem(&self) -> Option<&'static str> {
-        let Rule { header, pointer, equals, contains, .. } = self;
-        if header.is_some() && pointer.is_some() {
+        let Rule { header, pointer, equals, contains, when, .. } = self;
+        let looks = header.is_some() || pointer.is_some() || equals.is_some() || contains.is_some();
+        if when.is_some() && looks {
+            Some("has `when` beside `header`, `pointer`, `equals` or `contains`: `when` says it all")
+        } else if header.is_some() && pointer.is_some() {
             Some("has both `header` and `pointer`: a rule looks at one of them")
         } else if header.as_ref().is_some_and(|name| HeaderName::try_from(name.as_str()).is_err()) {
             Some("has a `header` that no header can be called")
@@ -67,11 +74,14 @@ impl Rule {
         if self.status.as_ref().is_some_and(|statuses| !statuses.hold(answer.status.as_u16())) {
             return Fit::No;
         }
-        let looks_at_content = self.pointer.is_some() || (self.header.is_none() && self.has_test());
+        let looks_at_content =
+            self.when.is_some() || self.pointer.is_some() || (self.header.is_none() && self.has_test());
         if looks_at_content && answer.is_cut {
             return Fit::Unknown;
         }
-        let fits = if let Some(header) = &self.header {
+        let fits = if let Some(when) = &self.when {
+            when.is_true(&scope_of(answer)).unwrap_or(false)
+        } else if let Some(header) = &self.header {
             answer.headers.get_all(header).iter().any(|value| self.suits(&String::from_utf8_lossy(value.as_bytes())))
         } else if let Some(pointer) = &self.pointer {
             let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
@@ -94,6 +104,15 @@ impl Rule {
         self.equals.as_ref().is_none_or(|equals| value == equals)
             && self.contains.as_ref().is_none_or(|contains| value.contains(contains.as_str()))
     }
+}
+
+/// The answer as expressions see it.
+fn scope_of(answer: &Answer) -> Scope {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers: Vec<(String, String)> =
+        answer.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+    let status = Some(answer.status.as_u16());
+    Scope::of_answer(&AnswerView { state: None, status, headers: &headers, body: &answer.body })
 }
 
 /// `200`, `"2xx"` or a list.
@@ -183,13 +202,20 @@ impl JsonSchema for Then {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use bytes::Bytes;
     use hyper::{HeaderMap, StatusCode};
 
     use super::*;
+    use crate::config::collect;
+    use crate::diagnostic::SourceFile;
 
     fn fits(rule: &str, status: u16, body: &str, is_cut: bool) -> Fit {
-        let rule: Rule = toml::from_str(&format!("{rule}\nthen = \"dead\"")).expect(rule);
+        let file = SourceFile::new(Path::new("c.toml"), format!("{rule}\nthen = \"dead\""));
+        let read = collect(&file, Path::new("."), || toml::from_str::<Rule>(&file.text).expect(rule));
+        assert!(read.diagnostics.is_empty(), "{rule}: {:?}", read.diagnostics);
+        let rule = read.value;
         assert_eq!(rule.then(), Disposition::Dead);
         let headers = HeaderMap::from_iter([("x-result".parse().unwrap(), "late ok".parse().unwrap())]);
         let status = StatusCode::from_u16(status).unwrap();
@@ -224,11 +250,19 @@ mod tests {
             ("contains = \"ERROR\"", 200, "fine", Fit::No),
             ("equals = \"OK\"", 200, " OK\r\n", Fit::Yes),
             ("status = 200\ncontains = \"ERROR\"", 500, "an ERROR", Fit::No),
+            ("when = \"answer.json.n + 1 == 2\"", 200, JSON, Fit::Yes),
+            ("when = \"answer.json.result.code in ['E2', 'E3']\"", 200, JSON, Fit::No),
+            ("when = \"answer.json.none.deeper == 1\"", 200, JSON, Fit::No),
+            ("when = \"answer.json.n == 1\"", 200, "no JSON", Fit::No),
+            ("when = \"'fine' in answer.body and answer.status == 202\"", 202, "all fine", Fit::Yes),
+            ("when = \"answer.headers['x-result'] == 'late ok'\"", 200, "", Fit::Yes),
+            ("status = 200\nwhen = \"answer.body == 'x'\"", 201, "x", Fit::No),
         ] {
             assert_eq!(fits(rule, status, body, false), expected, "{rule} for {status} {body}");
         }
         assert_eq!(fits("contains = \"x\"", 200, "x", true), Fit::Unknown);
         assert_eq!(fits("pointer = \"/x\"", 200, "{}", true), Fit::Unknown);
+        assert_eq!(fits("when = \"answer.status == 200\"", 200, "x", true), Fit::Unknown);
         assert_eq!(fits("status = 200", 200, "x", true), Fit::Yes);
         assert_eq!(fits("header = \"X-Result\"\ncontains = \"ok\"", 200, "x", true), Fit::Yes);
     }

@@ -50,9 +50,12 @@ impl ServerTls {
         self.client_ca.is_some()
     }
 
-    /// Where a revocation list is named without an authority whose list it could be.
-    pub fn stray_revocations(&self) -> Option<Range<usize>> {
-        self.client_crl.as_ref().filter(|_| self.client_ca.is_none()).map(|crl| crl.span.clone())
+    /// Reports a revocation list without an authority whose list it could be.
+    pub fn report_stray_revocations(&self) {
+        if let Some(crl) = self.client_crl.as_ref().filter(|_| self.client_ca.is_none()) {
+            let help = "add `client_ca`: the authority whose list it is".to_owned();
+            report(crl.span.clone(), "`client_crl` without `client_ca`", "clients need no certificate", Some(help));
+        }
     }
 
     /// How long a handshake may take.
@@ -63,6 +66,12 @@ impl ServerTls {
     /// Reads keys and certificates.
     pub fn build(&self, place: &Place) -> Result<Acceptor, BuildError> {
         Acceptor::new(self, place)
+    }
+
+    /// Where its files are and what else it says: the same text is the same TLS, for those who share a listener.
+    pub fn told(&self) -> String {
+        let [ca, crl] = [&self.client_ca, &self.client_crl].map(|file| file.as_ref().map(|file| &file.secret));
+        format!("{:?} {:?} {ca:?} {crl:?} {}", self.cert.secret, self.key.secret, self.handshake_timeout)
     }
 
     /// What is wrong with the files that are named, as far as they can be read here: for `labwire check`.

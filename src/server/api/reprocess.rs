@@ -14,8 +14,9 @@ use super::{Problem, detached};
 use crate::action::event;
 use crate::channel::Channel;
 use crate::engine::Engine;
-use crate::journal::{Arrival, JournalError, Recipient};
-use crate::message::{Body, Format, Message, MessageId, Meta, Refs};
+use crate::hl7::{Charset, Header};
+use crate::journal::{Arrival, JournalError, Recipient, Summary};
+use crate::message::{Format, Message, MessageId, Meta, Origin, Refs};
 
 /// So much content is in memory at a time, and one body more.
 const TOGETHER_BYTES: usize = 16 << 20;
@@ -92,7 +93,7 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
     let channel = engine
         .channel(&summary.channel)
         .ok_or_else(|| refused(format!("its channel `{}` is not loaded", summary.channel)))?;
-    if let Some(body) = edited.as_ref().filter(|_| summary.format == Format::Json) {
+    if let Some(body) = edited.as_ref().filter(|_| is_event(&summary)) {
         let words = |problems: Vec<event::EventProblem>| {
             let each: Vec<String> =
                 problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.message)).collect();
@@ -100,19 +101,19 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         };
         event::read(body).map_err(words)?;
     }
+    let mut origin = summary.origin;
     let body = match edited {
-        Some(body) => body,
+        Some(text) => in_its_set(text, summary.format, &mut origin).map_err(refused)?,
         None => story.body.into_bytes(id)?,
     };
     let new = engine.ids().next();
     let received_at = Timestamp::now();
-    let mut origin = summary.origin;
     origin.reprocess_of = Some(id);
     (origin.reused_key, origin.stale_timestamp) = (false, false);
     (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
     let meta = Meta { id: new, channel: summary.channel.clone(), received_at, origin: origin.clone() };
     let refs = match Message::read(meta, summary.format, &body, &crate::hl7::Limits::default()) {
-        Ok(message) => refs_of(&message),
+        Ok(message) => Refs::of(&message.body),
         Err(error) => return Err(refused(format!("the body cannot be read: {error}"))),
     };
     let arrival = Arrival {
@@ -128,6 +129,20 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
         identity: None,
     };
     Ok(Again { id, new, channel, arrival })
+}
+
+/// An edited body as its format is read: what is edited is text, and comes as UTF-8.
+fn in_its_set(text: Bytes, format: Format, origin: &mut Origin) -> Result<Bytes, String> {
+    if format != Format::Hl7 {
+        origin.charset = Some(Charset::UTF_8.name().into());
+        return Ok(text);
+    }
+    let declared = Header::scan(&text).and_then(|header| header.declared_charset());
+    let (Some(set), Ok(content)) = (declared.filter(|set| *set != Charset::ASCII), std::str::from_utf8(&text)) else {
+        return Ok(text);
+    };
+    let problem = |position| format!("character {position} of the body does not exist in {set}, which MSH-18 names");
+    Ok(Bytes::from(set.encode(content).map_err(problem)?.into_owned()))
 }
 
 /// Journals messages that are to be run again; together, they share a sync.
@@ -154,10 +169,7 @@ async fn take_in(engine: &Engine, together: Vec<Again>, outcomes: &mut Outcomes)
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn refs_of(message: &Message) -> Refs {
-    match &*message.body {
-        Body::Hl7(body) => Refs::of_hl7(body),
-        Body::Json(event) => Refs::of_event(event),
-        Body::Text(_) => Refs::default(),
-    }
+/// Whether a message is an event as the API took it in, and no part of one.
+fn is_event(summary: &Summary) -> bool {
+    summary.origin.action.is_some() && summary.origin.part.is_none()
 }

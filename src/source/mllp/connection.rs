@@ -1,5 +1,7 @@
 //! One peer: frames in, acknowledgements out, in order.
 
+mod waiting;
+
 use std::io;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::{Pin, pin};
@@ -23,6 +25,7 @@ use crate::message::{Format, MessageId, Origin, Refs};
 use crate::mllp::{self, Decoder, Event, Framing};
 use crate::net::framing::Release;
 use crate::net::tls::{Stream, TlsError};
+use crate::source::ack::Awaited;
 use crate::source::{Intake, Taken};
 
 /// A peer that does not take its acknowledgement for so long is given up.
@@ -45,6 +48,8 @@ pub(super) struct Options {
     pub(super) framing: Framing,
     pub(super) release: Release,
     pub(super) policy: Policy,
+    /// What is waited for before a message is acknowledged; none where its receipt is enough.
+    pub(super) awaited: Option<Awaited>,
 }
 
 /// Who calls.
@@ -261,14 +266,17 @@ impl Connection {
             self.refused = true;
             return self.refuse(&judged, id, received_at).await;
         }
-        let acknowledgement = judged.acknowledgement(id, received_at).map(Bytes::from);
+        let waits = self.options.awaited.is_some() && judged.wants_outcome();
+        let waiter = waits.then(|| self.intake.waiter(id));
+        // Where it is waited for the outcome, the answer follows from that, which is in the journal itself.
+        let acknowledgement = if waits { None } else { judged.acknowledgement(id, received_at).map(Bytes::from) };
         let accepted = self.intake.accept(Taken {
             id,
             received_at,
             body: raw,
             format: Format::Hl7,
             origin: Origin { stale_timestamp: is_stale, ..self.origin() },
-            refs: judged.message().map(Refs::of_hl7).unwrap_or_default(),
+            refs: judged.body().map(|body| Refs::of(body)).unwrap_or_default(),
             acknowledgement: acknowledgement.clone(),
             rejected: judged.rejection().map(str::to_owned),
             identity: self.identity(&judged),
@@ -284,7 +292,11 @@ impl Connection {
                     None => debug!(channel = self.intake.channel(), peer = self.peer, message = %id, "received"),
                 }
                 self.note_stale(is_stale && receipt.repeat() != Repeat::SameBody, id);
-                self.acknowledge(&receipt, acknowledgement, id).await
+                self.commit(mllp::ACK, id).await?;
+                match waiter {
+                    Some(waiter) => self.answer_outcome(&receipt, &judged, waiter).await,
+                    None => self.acknowledge(&receipt, acknowledgement, id).await,
+                }
             }
             // The journal says so once; the connection stays, because there may be room for the next one.
             Err(error) if error.is_full() => {
@@ -329,7 +341,6 @@ impl Connection {
         acknowledgement: Option<Bytes>,
         id: MessageId,
     ) -> ControlFlow<End> {
-        self.commit(mllp::ACK, id).await?;
         match receipt.repeat() {
             // Where the content of the first one was removed, its acknowledgement is gone too: the sender still waits for one.
             Repeat::SameBody => self.answer(receipt.acknowledgement().or(acknowledgement.as_ref()), id).await,

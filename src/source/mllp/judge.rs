@@ -6,20 +6,27 @@
 //! | cannot be processed; it is on disk all the same | AR | CR, else AR, else nothing |
 //! | could not be stored, or the listener is stopping | AE 207 | CR 207, else AE 207, else nothing |
 //!
+//! A frame may hold a batch (FHS or BHS in front). It is taken or refused as a whole; the answer is a batch, in which each of its
+//! messages has the acknowledgement that this table says, by its own MSH-15 and MSH-16.
+//!
 //! At most one acknowledgement leaves for a message. Where MSH-15 and MSH-16 both ask, the accept acknowledgement is the one:
 //! an application acknowledgement would be the word of the system behind us, and this listener answers on receipt. Where
-//! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it.
+//! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it. What is answered where the listener waits for
+//! more than the receipt is in `judge/outcome.rs`.
 //!
 //! An acknowledgement that comes in is never acknowledged, whatever becomes of it: two engines would do so for ever.
+
+mod outcome;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::batch::Heads;
 use super::clients::Sender;
 use crate::hl7::{self, AckCode, Mode};
-use crate::message::{Body, MessageId};
+use crate::message::{Batch, Body, MessageId};
 
 /// HL7 table 0357: what an error is about.
 mod error_code {
@@ -31,8 +38,12 @@ mod error_code {
 /// A frame's content, looked at.
 pub struct Judged {
     header: Option<hl7::Header>,
+    /// The character set that the header, which is then UTF-8, was decoded from.
+    set: Option<hl7::Charset>,
     rejection: Option<Rejection>,
     body: Option<Arc<Body>>,
+    /// Where the frame holds a batch that can be taken apart.
+    batch: Option<Heads>,
 }
 
 struct Rejection {
@@ -55,11 +66,39 @@ pub fn judge(raw: &Bytes, limits: &hl7::Limits) -> Judged {
 
 /// The same, with the character set of messages that declare none and are not UTF-8.
 pub(super) fn judge_with(raw: &Bytes, limits: &hl7::Limits, charset: Option<hl7::Charset>) -> Judged {
-    let (body, rejection) = match hl7::Message::parse_with(raw.clone(), limits, charset) {
-        Ok(message) => (Some(Arc::new(Body::Hl7(message))), None),
-        Err(error) => (None, Some(Rejection { error: error_code_of(&error), reason: error.to_string() })),
+    let rejected = |error: &hl7::ParseError| Some(Rejection { error: error_code_of(error), reason: error.to_string() });
+    let read = hl7::Message::parse_with(raw.clone(), limits, charset);
+    let read = match hl7::batch::second_message(raw).filter(|_| read.is_ok()) {
+        Some(offset) => Err(hl7::ParseError::SeveralMessages { offset }),
+        None => read,
     };
-    Judged { header: hl7::Header::scan(raw), rejection, body }
+    match read {
+        Ok(message) => {
+            let (header, set) = match message.is_decoded() {
+                true => (message.header(), Some(message.charset())),
+                false => (hl7::Header::scan(raw), None),
+            };
+            Judged { header, set, rejection: None, body: Some(Arc::new(Body::Hl7(message))), batch: None }
+        }
+        Err(hl7::ParseError::Batch) => judge_batch(raw, limits, charset),
+        Err(error) => {
+            Judged { header: hl7::Header::scan(raw), set: None, rejection: rejected(&error), body: None, batch: None }
+        }
+    }
+}
+
+fn judge_batch(raw: &Bytes, limits: &hl7::Limits, charset: Option<hl7::Charset>) -> Judged {
+    let heads = Heads::of(raw);
+    match Batch::read(raw, limits, charset) {
+        Ok(batch) => {
+            let heads = heads.map(|heads| heads.read(&batch));
+            Judged { header: None, set: None, rejection: None, body: Some(Arc::new(Body::Batch(batch))), batch: heads }
+        }
+        Err(error) => {
+            let rejection = Some(Rejection { error: error_code::SEGMENT_SEQUENCE, reason: error.to_string() });
+            Judged { header: None, set: None, rejection, body: None, batch: heads }
+        }
+    }
 }
 
 fn error_code_of(error: &hl7::ParseError) -> u16 {
@@ -76,12 +115,15 @@ impl Judged {
     pub(super) fn too_large(head: &[u8], limit: usize) -> Judged {
         let reason = format!("message is larger than {limit} bytes");
         let rejection = Some(Rejection { reason, error: error_code::INTERNAL });
-        Judged { header: hl7::Header::scan(head), rejection, body: None }
+        Judged { header: hl7::Header::scan(head), set: None, rejection, body: None, batch: None }
     }
 
     /// The same message, not taken because it is not this client's to send.
     pub(super) fn of_another(self, sender: &Sender) -> Judged {
-        match self.header.as_ref().filter(|_| self.rejection.is_none()).and_then(|header| sender.objection(header)) {
+        let mut headers = self.headers().filter(|_| self.rejection.is_none());
+        let objection = headers.find_map(|header| sender.objection(header));
+        drop(headers);
+        match objection {
             Some(reason) => self.rejected(reason.to_owned()),
             None => self,
         }
@@ -92,9 +134,10 @@ impl Judged {
         Judged { rejection: Some(Rejection { reason, error: error_code::INTERNAL }), body: None, ..self }
     }
 
-    /// Its MSH segment, if one was found.
-    pub(super) fn header(&self) -> Option<&hl7::Header> {
-        self.header.as_ref()
+    /// Its MSH segment, if one was found; those of a batch's messages.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &hl7::Header> {
+        let of_batch = self.batch.iter().flat_map(|heads| heads.messages.iter().flat_map(|(header, _)| header));
+        self.header.iter().chain(of_batch)
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.
@@ -115,6 +158,11 @@ impl Judged {
         }
     }
 
+    /// What was read: a message or a batch; none where it is rejected, or was handed on.
+    pub fn body(&self) -> Option<&Arc<Body>> {
+        self.body.as_ref()
+    }
+
     /// The same, handed on to whoever transforms it.
     pub(super) fn take_body(&mut self) -> Option<Arc<Body>> {
         self.body.take()
@@ -123,23 +171,15 @@ impl Judged {
     /// What the message is known by when it comes again through the same channel: its sender and MSH-10. None where it has no
     /// MSH-10, and where it is rejected: a message that was sent again after a correction is then looked at anew.
     pub(super) fn key(&self, channel: &str) -> Option<String> {
+        if let Some(heads) = self.batch.as_ref().filter(|_| self.rejection.is_none()) {
+            return Some(key(&format!("{channel}\rbatch"), &heads.key()?));
+        }
         let header = self.header.as_ref().filter(|_| self.rejection.is_none())?;
         let control_id = header.control_id();
         if matches!(control_id.trim_ascii(), b"" | b"\"\"") {
             return None;
         }
-        // A segment's end is in none of its fields, so that two keys never run together.
-        let mut key = String::with_capacity(96);
-        key.push_str(channel);
-        for part in [header.sending_application(), header.sending_facility(), control_id] {
-            key.push('\r');
-            match std::str::from_utf8(part) {
-                Ok(part) => key.push_str(part),
-                // Bytes of an older character set, each as one: two ids that differ in such a byte stay different.
-                Err(_) => key.extend(part.iter().map(|byte| char::from(*byte))),
-            }
-        }
-        Some(key)
+        Some(key(channel, &[header.sending_application(), header.sending_facility(), control_id]))
     }
 
     /// What is answered once the message is on disk; none where the sender wants no answer.
@@ -170,27 +210,70 @@ impl Judged {
         text: Option<&str>,
         error: Option<u16>,
     ) -> Option<Vec<u8>> {
-        let code = self.code(outcome)?;
         let timestamp = at.strftime("%Y%m%d%H%M%S%z").to_string();
-        Some(hl7::Ack { code, control_id: &id.short(), timestamp: &timestamp, text, error }.build(self.header.as_ref()))
+        self.each(id, &timestamp, |header, set, id| {
+            let code = code(header, outcome)?;
+            let ack = hl7::Ack { code, control_id: &id.short(), timestamp: &timestamp, text, error }.build(header);
+            Some(in_set(ack, set))
+        })
     }
 
-    fn code(&self, outcome: Outcome) -> Option<AckCode> {
-        if self.header.as_ref().is_some_and(hl7::Header::is_ack) {
+    /// The answer to a message; to a batch, that of each of its messages, as a batch.
+    fn each(
+        &self,
+        id: MessageId,
+        timestamp: &str,
+        acknowledgement: impl Fn(Option<&hl7::Header>, Option<hl7::Charset>, MessageId) -> Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        let Some(heads) = &self.batch else { return acknowledgement(self.header.as_ref(), self.set, id) };
+        let each = (1..).zip(&heads.messages);
+        let each = each.filter_map(|(number, (header, set))| acknowledgement(header.as_ref(), *set, id.part(number)));
+        let each: Vec<Vec<u8>> = each.collect();
+        if each.is_empty() && !heads.messages.is_empty() {
             return None;
         }
-        let (accept, application) = match outcome {
-            Outcome::Taken => (AckCode::CA, AckCode::AA),
-            Outcome::Rejected => (AckCode::CR, AckCode::AR),
-            Outcome::NotStored => (AckCode::CR, AckCode::AE),
-        };
-        let taken = matches!(outcome, Outcome::Taken);
-        match self.header.as_ref().map_or(Mode::Original, hl7::Header::mode) {
-            Mode::Original => Some(application),
-            Mode::Enhanced { accept: when, .. } if when.wants(taken) => Some(accept),
-            Mode::Enhanced { application: when, .. } if when.wants(taken) => Some(application),
-            Mode::Enhanced { .. } => None,
+        Some(heads.answer(&each, &id.short(), timestamp))
+    }
+}
+
+/// An acknowledgement in the set that its sender's header was decoded from: what it repeats of that is as it came.
+fn in_set(acknowledgement: Vec<u8>, set: Option<hl7::Charset>) -> Vec<u8> {
+    match (set, std::str::from_utf8(&acknowledgement)) {
+        (Some(set), Ok(text)) => set.encode(text).map_or(acknowledgement.clone(), std::borrow::Cow::into_owned),
+        _ => acknowledgement,
+    }
+}
+
+/// Parts of a key, which never run together: a segment's end is in none of its fields.
+fn key(channel: &str, parts: &[&[u8]]) -> String {
+    let mut key = String::with_capacity(96);
+    key.push_str(channel);
+    for part in parts {
+        key.push('\r');
+        match std::str::from_utf8(part) {
+            Ok(part) => key.push_str(part),
+            // Bytes of an older character set, each as one: two ids that differ in such a byte stay different.
+            Err(_) => key.extend(part.iter().map(|byte| char::from(*byte))),
         }
+    }
+    key
+}
+
+fn code(header: Option<&hl7::Header>, outcome: Outcome) -> Option<AckCode> {
+    if header.is_some_and(hl7::Header::is_ack) {
+        return None;
+    }
+    let (accept, application) = match outcome {
+        Outcome::Taken => (AckCode::CA, AckCode::AA),
+        Outcome::Rejected => (AckCode::CR, AckCode::AR),
+        Outcome::NotStored => (AckCode::CR, AckCode::AE),
+    };
+    let taken = matches!(outcome, Outcome::Taken);
+    match header.map_or(Mode::Original, hl7::Header::mode) {
+        Mode::Original => Some(application),
+        Mode::Enhanced { accept: when, .. } if when.wants(taken) => Some(accept),
+        Mode::Enhanced { application: when, .. } if when.wants(taken) => Some(application),
+        Mode::Enhanced { .. } => None,
     }
 }
 
@@ -294,7 +377,8 @@ mod tests {
         for (content, reason, error) in [
             (&b"HELLO"[..], "does not start with MSH", "|||100^"),
             (b"\r\n", "empty", "|||100^"),
-            (b"BHS|^~\\&\rMSH|^~\\&\rBTS|1\r", "batch", "|||100^"),
+            (b"BHS|^~\\&\rMSH|^~\\&\rBTS|2\r", "BTS-1 says 2 messages, there are 1", "|||100^"),
+            (b"BHS|^~\\&\rPID|1\rBTS|0\r", "segment stands outside any message", "|||100^"),
             (two.as_bytes(), "second MSH", "|||100^"),
             (b"M\0S\0H\0|\0", "UTF-16", "|||102^"),
             (b"MSH|^~\\&\rA|1\rB|1\rC|1\r", "too many segments", "|||207^"),

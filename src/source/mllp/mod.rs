@@ -4,6 +4,7 @@
 //! connections there is no order. What is answered is decided in [`judge`], without I/O; `connection` does the talking;
 //! `listener` lets peers in, `caller` connects to a peer that sends to whoever calls.
 
+mod batch;
 mod caller;
 mod clients;
 mod connection;
@@ -11,26 +12,27 @@ mod judge;
 mod listener;
 mod policy;
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 use self::caller::{Caller, Connect};
 use self::clients::Clients;
 use self::listener::{Doors, Handshake, Listener};
 use self::policy::{Acknowledgements, Policy, Stale};
-use super::{Source, SourceConfig, SourceKind};
+use super::ack::awaited;
+use super::duplicates::DuplicateWindow;
+use super::{AckWhen, CharsetOption, Source, SourceConfig, SourceKind};
 use crate::config::{
-    BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, parsed, report, time_limit,
+    BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, report, time_limit,
 };
 use crate::diagnostic::did_you_mean;
-use crate::hl7::{Charset, Limits};
+use crate::hl7::Limits;
 use crate::net;
 use crate::net::framing::{FramingBytes, Release};
 use crate::net::networks::Networks;
@@ -57,10 +59,17 @@ struct Mllp {
     /// The peer to call, as in "analyser.lab.example:4001", for one that listens and sends its messages to whoever connects: its
     /// address, or a table. Either this or `listen`.
     connect: Option<Connect>,
-    /// When to acknowledge.
+    /// When to acknowledge: "received" (as soon as the message is on disk), "transformed" (once the transformer is done with it:
+    /// AE where it failed), "delivered" (once it was delivered, or will not be: the receiver's own answer).
     #[serde(default)]
-    #[expect(dead_code, reason = "it has one value so far; `transformed` and `delivered` come later")]
     ack: AckWhen,
+    /// With `ack = "delivered"`: the destination whose answer is passed on. Without it, the first one of the file.
+    #[schemars(with = "Option<String>")]
+    ack_from: Option<Spanned<String>>,
+    /// With `ack = "transformed"` or `"delivered"`: how long is waited. Then AE is answered; the message stays and goes on, and who
+    /// sends it again learns what became of it (30s if not given).
+    #[schemars(with = "Option<Duration>")]
+    ack_timeout: Option<Spanned<Duration>>,
     /// The largest message taken, without its frame. A larger one is answered AR where its MSH can be read.
     #[serde(default = "default_max_frame", deserialize_with = "some_bytes")]
     #[schemars(with = "ByteSize")]
@@ -88,7 +97,7 @@ struct Mllp {
     frame_timeout: Duration,
     /// The character set of messages that name none in MSH-18 and are not UTF-8, as in "windows-1252" or "8859/1". Without it,
     /// only their ASCII values can be read. No byte is changed either way.
-    charset: Option<FallbackCharset>,
+    charset: Option<CharsetOption>,
     /// For how long a message is known again: the same bytes with the same MSH-3, MSH-4 and MSH-10 get the acknowledgement of the
     /// first time, and are not processed twice. "off" for devices that give out the same MSH-10 again and again.
     #[serde(default)]
@@ -136,15 +145,6 @@ fn default_frame_timeout() -> Duration {
     Duration::from_secs(30)
 }
 
-/// When a message is acknowledged.
-#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum AckWhen {
-    /// As soon as the message is on disk. (`transformed` and `delivered` come in a later version.)
-    #[default]
-    Received,
-}
-
 fn some_idle_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let help = "leave the key out to keep quiet connections open";
     more_than(deserializer, Duration::from_millis(0), "every connection would be closed at once", help).map(Some)
@@ -162,90 +162,6 @@ fn some_connections_of_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result
 
 fn some_connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     more_than(deserializer, 0, "nobody could connect", "`enabled = false` keeps a channel out of service")
-}
-
-/// A character set by its name in HL7 table 0211, or by its common name.
-#[derive(Debug, Clone, Copy)]
-struct FallbackCharset(Charset);
-
-impl FallbackCharset {
-    fn parse(text: &str) -> Result<FallbackCharset, (String, String)> {
-        let help = "for example \"windows-1252\", \"8859/1\" (Western Europe), \"8859/2\" (Central Europe), \"8859/5\" (Cyrillic)";
-        match Charset::named(text) {
-            Some(charset) if charset.is_readable() => Ok(FallbackCharset(charset)),
-            Some(charset) => {
-                Err((format!("{charset} cannot be read, only passed through"), "leave the key out".to_owned()))
-            }
-            None => Err((format!("`{text}` is not a character set"), help.to_owned())),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for FallbackCharset {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FallbackCharset, D::Error> {
-        parsed(deserializer, FallbackCharset(Charset::ASCII), FallbackCharset::parse)
-    }
-}
-
-impl JsonSchema for FallbackCharset {
-    fn schema_name() -> Cow<'static, str> {
-        "Charset".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
-}
-
-/// For how long a message is known again; none: each is a new one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DuplicateWindow(Option<Duration>);
-
-impl Default for DuplicateWindow {
-    fn default() -> DuplicateWindow {
-        DuplicateWindow(Some(Duration::from_secs(72 * 60 * 60)))
-    }
-}
-
-impl DuplicateWindow {
-    fn parse(text: &str) -> Result<DuplicateWindow, (String, String)> {
-        let help = || "a duration as in \"72h\", or \"off\" to take every message as a new one".to_owned();
-        if text == "off" {
-            return Ok(DuplicateWindow(None));
-        }
-        match Duration::parse(text) {
-            Some(window) if window == Duration::from_millis(0) => {
-                Err(("no message comes again so soon".to_owned(), help()))
-            }
-            Some(window) => Ok(DuplicateWindow(Some(window))),
-            None => Err((format!("`{text}` is not a duration"), help())),
-        }
-    }
-}
-
-impl Serialize for DuplicateWindow {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(window) => window.serialize(serializer),
-            None => serializer.serialize_str("off"),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for DuplicateWindow {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<DuplicateWindow, D::Error> {
-        parsed(deserializer, DuplicateWindow::default(), DuplicateWindow::parse)
-    }
-}
-
-impl JsonSchema for DuplicateWindow {
-    fn schema_name() -> Cow<'static, str> {
-        "DuplicateWindow".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        String::json_schema(generator)
-    }
 }
 
 /// Keys that say who is let in.
@@ -279,15 +195,13 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
             }
         }
     }
-    if let Some(span) = config.tls.as_ref().and_then(ServerTls::stray_revocations) {
-        let help = "add `client_ca`: the authority whose list it is".to_owned();
-        report(span, "`client_crl` without `client_ca`", "clients need no certificate", Some(help));
-    }
+    config.tls.iter().for_each(ServerTls::report_stray_revocations);
     let knows_clients = config.tls.as_ref().is_some_and(ServerTls::wants_certificates);
     if let Some(clients) = config.clients.as_ref().filter(|_| !knows_clients && config.connect.is_none()) {
         let help = "add `client_ca` to `tls`: the authority that clients' certificates must come from".to_owned();
         report(clients.span(), "`clients` without `client_ca`", "clients need no certificate", Some(help));
     }
+    awaited(config.ack, config.ack_from.as_ref(), config.ack_timeout.as_ref());
     Some(Box::new(config))
 }
 
@@ -302,11 +216,12 @@ impl Mllp {
             idle_timeout: self.idle_timeout.map(Duration::get),
             byte_timeout: self.byte_timeout.get(),
             frame_timeout: self.frame_timeout.get(),
-            charset: self.charset.map(|FallbackCharset(charset)| charset),
+            charset: self.charset.map(|CharsetOption(charset)| charset),
             duplicate_window: self.duplicate_window.0.map(Duration::get),
             framing: self.framing.0,
             release: self.release,
             policy: self.policy(),
+            awaited: awaited(self.ack, self.ack_from.as_ref(), self.ack_timeout.as_ref()),
         }
     }
 
@@ -337,6 +252,14 @@ impl SourceConfig for Mllp {
         self.listen.iter().map(|listen| Resource::Port(listen.0)).collect()
     }
 
+    fn acknowledges(&self) -> AckWhen {
+        self.ack
+    }
+
+    fn answers_from(&self) -> Option<&Spanned<String>> {
+        self.ack_from.as_ref()
+    }
+
     fn mistakes(&self) -> Vec<Mistake> {
         let listening = self.tls.iter().flat_map(ServerTls::mistakes);
         listening.chain(self.connect.iter().flat_map(|connect| connect.tls.mistakes())).collect()
@@ -352,7 +275,7 @@ impl SourceConfig for Mllp {
         if raw.len() > limit {
             return Some(Judged::too_large(raw, limit));
         }
-        let charset = self.charset.map(|FallbackCharset(charset)| charset);
+        let charset = self.charset.map(|CharsetOption(charset)| charset);
         let judged = judge::judge_with(raw, &Limits::default(), charset);
         // Tests of channel files have no clock: their messages are as old as they say.
         Some(Policy { stale: None, ..self.policy() }.judge(judged, Timestamp::UNIX_EPOCH).0)

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::judge::Judged;
 use crate::config::{Duration, time_limit};
+use crate::hl7::Header;
 
 /// What becomes of an HL7 acknowledgement that comes in as a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
@@ -52,15 +53,18 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// The same message, rejected where it is not to be processed; and whether it is stale.
+    /// The same message, rejected where it is not to be processed; and whether it is stale. A batch is what one of its messages is.
     pub(super) fn judge(&self, judged: Judged, received_at: Timestamp) -> (Judged, bool) {
-        let Some(header) = judged.header().filter(|_| judged.rejection().is_none()) else { return (judged, false) };
-        if header.is_ack() && self.acknowledgements == Acknowledgements::Reject {
+        if judged.rejection().is_some() {
+            return (judged, false);
+        }
+        if self.acknowledgements == Acknowledgements::Reject && judged.headers().any(Header::is_ack) {
             let reason = "it is an acknowledgement, and `acknowledgements` does not say that they are processed";
             return (judged.rejected(reason.to_owned()), false);
         }
         match self.stale {
-            Some(stale) if stale.holds(header.field(7), received_at) => match stale.then {
+            Some(stale) if judged.headers().any(|header| stale.holds(header.field(7), received_at)) => match stale.then
+            {
                 Then::Flag => (judged, true),
                 Then::Reject => (judged.rejected(format!("MSH-7 is {stale}")), true),
             },
@@ -120,7 +124,9 @@ fn offset(text: &str) -> Option<Offset> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::judge::judge;
     use super::*;
+    use crate::hl7::Limits;
 
     #[test]
     fn the_latest_moment_that_a_time_can_mean() {
@@ -143,6 +149,32 @@ mod tests {
             ("２０２６", None),
         ] {
             assert_eq!(latest(text).map(|at| at.to_string()).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_what_one_of_its_messages_is() {
+        let now = "2026-01-15T11:00:00Z".parse().expect("a time");
+        let of = |then, acknowledgements| {
+            let stale = Stale { older_than: Duration::from_secs(3600), then };
+            Policy { acknowledgements, stale: Some(stale) }
+        };
+        let message = |time: &str, kind: &str| format!("MSH|^~\\&|A|B|C|D|{time}||{kind}|1|P|2.5\r");
+        let (new, old) = (message("20260115105000+0000", "ORU^R01"), message("20260115095000+0000", "ORU^R01"));
+        let ack = message("20260115105000+0000", "ACK");
+        let (flag, reject) = (of(Then::Flag, Acknowledgements::Reject), of(Then::Reject, Acknowledgements::Process));
+        for (policy, messages, rejected, stale) in [
+            (flag, [&new, &new], false, false),
+            (flag, [&new, &old], false, true),
+            (reject, [&new, &old], true, true),
+            (flag, [&new, &ack], true, false),
+            (reject, [&new, &ack], false, false),
+        ] {
+            let batch = format!("BHS|^~\\&|A\r{}{}BTS|2\r", messages[0], messages[1]);
+            let judged = judge(&bytes::Bytes::from(batch), &Limits::default());
+            let (judged, is_stale) = policy.judge(judged, now);
+            assert_eq!((judged.rejection().is_some(), is_stale), (rejected, stale), "{messages:?}");
+            assert_eq!(judged.body().is_none(), rejected, "what is rejected is not processed");
         }
     }
 

@@ -58,6 +58,10 @@ fn content_says_what_it_is() {
         (Format::Hl7, ADT, "", "application/hl7-v2"),
         (Format::Json, json, "", "application/json"),
         (Format::Text, "Nágy", "", "text/plain; charset=utf-8"),
+        (Format::Xml, "<a>Nágy</a>", "", "application/xml"),
+        (Format::Xml, "<a/>", "body = \"xml\"", "application/xml"),
+        (Format::Csv, "a,b\n1,2\n", "", "text/csv; charset=utf-8"),
+        (Format::Bytes, "\u{1}", "", "application/octet-stream"),
         (Format::Json, json, "body = \"json\"", "application/json"),
         (Format::Text, "<a/>", "body = \"xml\"", "application/xml"),
         (Format::Text, "<a/>", "body = \"xml\"\ncontent_type = \"text/xml\"", "text/xml"),
@@ -221,23 +225,26 @@ fn no_content_in_the_log() {
     let _ = adt();
 }
 
-/// `docs/http.md`: its example is sound, and its table has every option.
+/// `docs/http.md`: its examples are sound, and its tables have every option.
 #[test]
 fn the_documentation_is_true() {
     let docs = std::fs::read_to_string(crate::support::root().join("docs/http.md")).unwrap();
-    let example = docs.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    let text = format!("name = \"c\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\n{example}");
+    let examples: Vec<&str> = docs.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let text = format!("name = \"c\"\n{}{}", examples[0], examples[1]);
     let path = std::path::Path::new("c.toml");
     let file = labwire::diagnostic::SourceFile::new(path, &text);
     let (spec, diagnostics) = labwire::channel::parse(path, &file, std::path::Path::new("."));
     assert!(spec.is_some() && diagnostics.is_empty(), "{diagnostics:?}");
     let schema = labwire::channel::json_schema();
-    let kinds = schema["properties"]["destination"]["additionalProperties"]["oneOf"].as_array().unwrap();
-    let kind = kinds.iter().find(|kind| kind["title"] == "http").unwrap();
+    let (source, destination) = docs.split_once("## The `http` destination").unwrap();
+    let kinds = [&schema["properties"]["source"], &schema["properties"]["destination"]["additionalProperties"]];
     let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
-    let options: Vec<_> = kind["properties"].as_object().unwrap().keys().collect();
-    assert!(options.len() > 15, "{options:?}");
-    for option in options.into_iter().filter(|option| !common.contains(&option.as_str())) {
-        assert!(docs.contains(&format!("\n| `{option}` |")), "docs/http.md says nothing of `{option}`");
+    for (kinds, docs) in kinds.into_iter().zip([source, destination]) {
+        let kind = kinds["oneOf"].as_array().unwrap().iter().find(|kind| kind["title"] == "http").unwrap();
+        let options: Vec<_> = kind["properties"].as_object().unwrap().keys().collect();
+        assert!(options.len() > 15, "{options:?}");
+        for option in options.into_iter().filter(|option| !common.contains(&option.as_str())) {
+            assert!(docs.contains(&format!("\n| `{option}` |")), "docs/http.md says nothing of `{option}`");
+        }
     }
 }

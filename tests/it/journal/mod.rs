@@ -5,5 +5,6 @@ mod lifecycle;
 mod maintenance;
 mod model;
 mod old_journals;
+mod parts;
 mod search;
 mod support;

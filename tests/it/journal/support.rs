@@ -91,6 +91,7 @@ pub(crate) fn attempt(n: u64, state: DeliveryState) -> Attempt {
         counted: true,
         holds: false,
         to: None,
+        answered: None,
         response: (!failed).then(|| Bytes::from_static(b"MSA|AA")),
     }
 }

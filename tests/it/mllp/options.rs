@@ -31,7 +31,7 @@ fn a_key_written_into_the_file_is_refused() {
 #[test]
 fn every_mistake_has_its_place() {
     for (line, expected) in [
-        ("ack = \"delivered\"", "test.toml:2:7: `ack` cannot be `delivered`"),
+        ("ack = \"stored\"", "test.toml:2:7: `ack` cannot be `stored`"),
         ("max_frame = \"0B\"", "test.toml:2:13: no message is that small"),
         ("max_frame = \"16\"", "test.toml:2:13: `16` is not a size"),
         ("max_connections = 0", "test.toml:2:19: nobody could connect"),

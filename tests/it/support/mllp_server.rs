@@ -16,7 +16,7 @@ pub struct MllpServer {
     stopped: Arc<AtomicBool>,
 }
 
-/// MSA-1 for an MSH-10; "CLOSE" closes the connection instead.
+/// MSA-1 for an MSH-10, or with "{id}" in it all that follows `MSA|`; "CLOSE" closes the connection instead.
 type Answer = Box<dyn FnMut(&str) -> String + Send>;
 
 impl MllpServer {
@@ -105,7 +105,9 @@ fn serve(mut stream: TcpStream, received: &Mutex<Vec<String>>, code: &Mutex<Answ
                 return;
             }
             let code = (code.lock().unwrap())(&field(&message, "MSH", 10));
-            let answer = format!("MSH|^~\\&|||||||ACK|A|P|2.5\rMSA|{code}|{}\r", field(&message, "MSH", 10));
+            let id = field(&message, "MSH", 10);
+            let msa = if code.contains("{id}") { code.replace("{id}", &id) } else { format!("{code}|{id}") };
+            let answer = format!("MSH|^~\\&|||||||ACK|A|P|2.5\rMSA|{msa}\r");
             received.lock().unwrap().push(message);
             if code == "CLOSE" {
                 return;

@@ -70,6 +70,10 @@ impl Journal for TestJournal {
         self.disk.transformed(id, at, outcome, deliveries).await
     }
 
+    async fn split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<(), JournalError> {
+        self.disk.split(id, at, parts).await
+    }
+
     async fn attempted(&self, delivery: DeliveryId, attempt: Attempt) -> Result<(), JournalError> {
         self.disk.attempted(delivery, attempt).await
     }
@@ -104,6 +108,10 @@ impl Journal for TestJournal {
 
     fn counts(&self, channel: &str) -> Result<Vec<(MessageState, u64)>, JournalError> {
         self.disk.counts(channel)
+    }
+
+    fn at_hand(&self, id: MessageId) -> Option<usize> {
+        self.disk.at_hand(id)
     }
 
     fn received(&self, id: MessageId) -> Result<Option<Received>, JournalError> {
