@@ -4,6 +4,7 @@
 //! - The server's key is pinned. It is checked before anything of ours (user name, password) is sent.
 //! - Nothing waits longer than the timeout, and [`Plug::pull`] ends what is waiting at once.
 
+mod login;
 mod options;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ssh2::{ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, Prompt, Session};
 
+pub use login::LoginKeys;
 pub use options::{Host, HostKey};
 
 /// Where to connect, as whom, and who must answer.

@@ -14,14 +14,19 @@ use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
+use crate::message::Format;
 
 mod event;
+mod file;
 mod intake;
 mod mllp;
+mod poll;
 mod schedule;
+mod sftp;
+mod values;
 
 pub use event::EventSource;
-pub use intake::{Intake, IntakeError, Taken};
+pub use intake::{Intake, IntakeError, Taken, Trouble};
 pub use mllp::{Judged, judge};
 pub use schedule::{Schedule, Tick, Ticks};
 
@@ -40,7 +45,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, file::KIND, mllp::KIND, sftp::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]
@@ -48,6 +53,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it needs alone: two channels that name the same resource cannot run together.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
+    }
+
+    /// How what it takes in is to be read.
+    fn format(&self) -> Format {
+        Format::Hl7
     }
 
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.

@@ -173,7 +173,16 @@ impl Schedule {
         last
     }
 
-    fn is_within(&self, time: Timestamp) -> bool {
+    /// How often it is, where it is an interval.
+    pub fn interval(&self) -> Option<StdDuration> {
+        match self.rhythm {
+            Rhythm::Every(every) => StdDuration::try_from(every).ok(),
+            Rhythm::Cron(_) => None,
+        }
+    }
+
+    /// Whether a time is within the hours that are given.
+    pub fn is_within(&self, time: Timestamp) -> bool {
         let local = self.zone.to_datetime(time);
         self.between.is_empty() || self.between.iter().any(|window| window.holds(local))
     }

@@ -17,6 +17,7 @@ mod disk_full;
 mod events;
 mod faults;
 mod faults_by_class;
+mod files;
 mod hosted;
 mod http;
 mod journal;

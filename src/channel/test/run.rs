@@ -96,15 +96,17 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
         id: TEST_ID.parse::<MessageId>().expect("a valid id"),
         channel: spec.name.to_string(),
         received_at: TEST_TIME.parse::<Timestamp>().expect("a valid time"),
-        origin: Origin { source: spec.source_kind.to_owned(), ..Origin::default() },
+        origin: Origin { source: spec.source_kind.to_owned(), file_name: file_name(spec, test), ..Origin::default() },
     };
     let read = if spec.source_kind == EventSource::NAME {
         if let Some(ack) = &test.ack {
             result.fail("ack", ack.clone(), "events are not acknowledged by HL7: leave `ack` out");
         }
         read_event(spec, meta, input, result)
-    } else {
+    } else if spec.source.format() == Format::Hl7 {
         read_hl7(spec, test, meta, input, result)
+    } else {
+        Message::read(meta, spec.source.format(), input, &hl7::Limits::default()).map_err(|error| error.to_string())
     };
     // What is refused at the door is judged like a step that failed: the test's other words must hold of it too.
     let errored = |place: &str, error: String| Processed {
@@ -120,6 +122,12 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
     for (destination, expected) in &test.sent {
         judge_sent(destination, expected, &processed.deliveries, result);
     }
+}
+
+/// The name of the file that the test's input would have come in.
+fn file_name(spec: &ChannelSpec, test: &TestSpec) -> Option<String> {
+    let name = test.input.path.file_name().filter(|_| matches!(spec.source_kind, "file" | "sftp"))?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {
