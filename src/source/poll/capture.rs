@@ -324,6 +324,13 @@ impl Work<'_> {
                     self.folder.make_folder(folder)?;
                 }
                 Err(Fault::Exists) => to = folder.join(with_id(name, id)),
+                // Not every server says that it is the folder which is missing.
+                Err(Fault::Refused(reason)) => {
+                    if self.folder.exists(folder)? {
+                        return Err(Fault::Refused(reason));
+                    }
+                    self.folder.make_folder(folder)?;
+                }
                 done => return done,
             }
         }

@@ -34,8 +34,10 @@ const AFTER_REFUSAL_AT_MOST: Duration = Duration::from_secs(900);
 const ROOM_AFTER: Duration = Duration::from_secs(1);
 /// A connection that is not used for longer than this is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// The system's notices wake a poll not sooner after the last one than this.
+/// After a notice of the system's, the poll comes after so long; after twice as long as the last one took, where that is more.
 const AFTER_NOTICE: Duration = Duration::from_millis(50);
+/// But after so long at the latest.
+const AFTER_NOTICE_AT_MOST: Duration = Duration::from_secs(30);
 
 /// What a poller reaches its folder by.
 pub(in crate::source) struct Means {
@@ -212,6 +214,7 @@ impl Pace {
             }
             Next::Scheduled { settle } => settle,
         };
+        let pause = (self.took * 2).clamp(AFTER_NOTICE, AFTER_NOTICE_AT_MOST);
         loop {
             let settled = async {
                 match settle {
@@ -222,7 +225,7 @@ impl Pace {
             tokio::select! {
                 _ = self.ticks.next() => return,
                 () = settled => {}
-                Some(()) = self.notices.1.recv() => tokio::time::sleep(AFTER_NOTICE.max(self.took * 2)).await,
+                () = notice(&mut self.notices.1, pause) => {}
                 () = stop.cancelled() => return,
             }
             if self.rules.schedule.is_within(Timestamp::now()) {
@@ -257,6 +260,12 @@ impl Pace {
             }
         }
     }
+}
+
+/// Waits for a notice, and then for a while: more may come.
+async fn notice(notices: &mut mpsc::Receiver<()>, pause: Duration) {
+    notices.recv().await;
+    tokio::time::sleep(pause).await;
 }
 
 /// Whether a notice may be about a file that is complete now.

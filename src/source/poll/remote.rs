@@ -228,11 +228,9 @@ impl Folder for Remote {
         for part in whole.components() {
             made.push(part);
             // One that is there already is refused in as many ways as there are servers.
-            if made.starts_with(&self.root) && made != self.root || !whole.starts_with(&self.root) {
-                match self.on("making a folder", |sftp| sftp.mkdir(&made, 0o770)) {
-                    Err(Fault::Lost(lost)) => return Err(Fault::Lost(lost)),
-                    Ok(()) | Err(_) => {}
-                }
+            let is_ours = !whole.starts_with(&self.root) || (made.starts_with(&self.root) && made != self.root);
+            if is_ours && let Err(Fault::Lost(lost)) = self.on("making a folder", |sftp| sftp.mkdir(&made, 0o770)) {
+                return Err(Fault::Lost(lost));
             }
         }
         Ok(())
