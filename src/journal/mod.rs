@@ -574,9 +574,7 @@ pub trait Journal: Send + Sync + 'static {
     fn room(&self) -> Room;
 
     /// The folder that it is in; none for one that is kept elsewhere.
-    fn folder(&self) -> Option<&Path> {
-        None
-    }
+    fn folder(&self) -> Option<&Path>;
 
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;
