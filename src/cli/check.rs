@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::{ExitCode, OutputFormat, colour_of, complain, default_channels, print, print_json, print_line};
@@ -34,6 +35,15 @@ impl Check {
         channel::check_tests(&mut set);
         channel::check_secrets(&mut set);
         let (files, mistakes) = (set.files.len(), set.diagnostics.len());
+        let now = Timestamp::now();
+        let warnings_of = |spec: &channel::ChannelSpec| {
+            let file = spec.file.name.clone();
+            spec.warnings(now).into_iter().map(move |warning| (file.clone(), warning))
+        };
+        // Of a file with mistakes they would say the same again.
+        let is_clean =
+            |spec: &&channel::ChannelSpec| set.diagnostics.iter().all(|found| found.file.name != spec.file.name);
+        let warnings: Vec<_> = set.channels.iter().filter(is_clean).flat_map(warnings_of).collect();
         match self.format {
             OutputFormat::Json => {
                 let rows: Vec<_> = set
@@ -47,13 +57,18 @@ impl Check {
                         })
                     })
                     .collect();
-                print_json(&json!({ "files": files, "diagnostics": rows }));
+                let warnings: Vec<_> =
+                    warnings.iter().map(|(file, message)| json!({ "file": file, "message": message })).collect();
+                print_json(&json!({ "files": files, "diagnostics": rows, "warnings": warnings }));
             }
             OutputFormat::Text => {
                 let out = std::io::stdout();
                 let colour = out.is_terminal() && colour_of(&out);
                 for diagnostic in &set.diagnostics {
                     print(&format!("{}\n\n", diagnostic.render(colour)));
+                }
+                for (file, warning) in &warnings {
+                    print_line(&format!("warning: {file}: {warning}"));
                 }
                 print_line(&summary(files, mistakes));
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -12,9 +13,10 @@ use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::files::{self, Companion, Compress, Exists, Item, NUMBERS, Naming, Packing, Parcel, Permissions, Temporary};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
 use crate::config::{BuildError, Place, Table};
-use crate::expr::{ExprError, FileNameTemplate, PathTemplate, Scope};
+use crate::expr::{ExprError, FileNameTemplate, PathTemplate};
 use crate::journal::Outgoing;
 use crate::message::Message;
 
@@ -25,28 +27,50 @@ pub(super) const KIND: DestinationKind = DestinationKind {
     schema: |generator| generator.subschema_for::<FileConfig>(),
     faults: &["folder", "permission", "full", "disk", "conflict", "content"],
     parse: |table: Table<'_>| {
-        table
-            .read_with_more::<FileConfig>(super::COMMON_KEYS)
-            .map(|config| Box::new(config) as Box<dyn DestinationConfig>)
+        let (span, name) = (table.span(), table.name().to_owned());
+        let config = table.read_with_more::<FileConfig>(super::COMMON_KEYS)?;
+        files::check(&span, &name, config.exists, &config.companion, &config.temporary);
+        Some(Box::new(config))
     },
 };
 
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
-    /// The folder, made where it is missing; a relative one starts at the channel file's folder.
+    /// The folder; a relative one starts at the channel file's folder.
     directory: PathTemplate,
     /// The file's name.
     file_name: FileNameTemplate,
+    /// Whether missing folders are made. Default true.
+    #[serde(default = "yes")]
+    mkdir: bool,
+    /// The permissions of files, as in "0640". Not given: as the engine's umask leaves them.
+    permissions: Option<Permissions>,
+    /// The permissions of folders that are made, as in "0750". Not given: as the engine's umask leaves them.
+    folder_permissions: Option<Permissions>,
+    /// The name of a file while it is written.
+    #[serde(default)]
+    temporary: Temporary,
+    /// What is done about a file that is there already: "compare" (the default: the same content is success, other content a conflict),
+    /// "overwrite", "number" (`a-1.hl7`, `a-2.hl7` …), "keep".
+    #[serde(default)]
+    exists: Exists,
+    /// Files that are put beside this one, before it.
+    #[serde(default)]
+    companion: Vec<Companion>,
+    /// How the file is packed: "gzip" or "zip". Companions are not. `file_name` should say it: `.gz`, `.zip`.
+    compress: Option<Compress>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[async_trait]
 impl DestinationConfig for FileConfig {
     fn prepare(&self, message: &Message) -> Result<Outgoing, ExprError> {
-        let scope = Scope::new(message);
-        let properties = [("directory", self.directory.render(&scope)?), ("file_name", self.file_name.render(&scope)?)];
-        let properties = properties.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        Ok(Outgoing { content: message.body.to_bytes(), properties })
+        let (directory, file_name) = (Some(&self.directory), &self.file_name);
+        Naming { directory, file_name, temporary: &self.temporary, companions: &self.companion }.prepare(message)
     }
 
     fn writes_to(&self) -> Option<&'static str> {
@@ -54,67 +78,157 @@ impl DestinationConfig for FileConfig {
     }
 
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
-        Ok(Box::new(Folder { base: place.folder.clone() }))
+        let manner = Manner {
+            mkdir: self.mkdir,
+            permissions: self.permissions,
+            folder_permissions: self.folder_permissions,
+            prefix: self.temporary.prefix.clone(),
+            suffix: self.temporary.suffix.clone(),
+            exists: self.exists,
+        };
+        Ok(Box::new(Folder { base: place.folder.clone(), manner, packing: Packing { compress: self.compress } }))
     }
 }
 
 struct Folder {
     base: PathBuf,
+    manner: Manner,
+    packing: Packing,
+}
+
+/// How files are put in place, as the channel file says it.
+#[derive(Debug, Clone)]
+struct Manner {
+    mkdir: bool,
+    permissions: Option<Permissions>,
+    folder_permissions: Option<Permissions>,
+    prefix: String,
+    suffix: String,
+    exists: Exists,
 }
 
 #[async_trait]
 impl Destination for Folder {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
-        let property = |key: &str| outgoing.properties.get(key).cloned();
-        let (Some(folder), Some(name)) = (property("directory"), property("file_name")) else {
-            let error = "this delivery was queued for a destination of another kind: reprocess its message";
-            return Err(SendError::new(FaultClass::Content, error));
-        };
-        let (folder, content) = (self.base.join(folder), outgoing.content.clone());
-        let written = tokio::task::spawn_blocking(move || write(&folder, &name, &content)).await;
-        let response = written.map_err(|_| SendError::new(FaultClass::Internal, "the file writer ended early"))??;
+        let (base, manner) = (self.base.clone(), self.manner.clone());
+        let parcel = Parcel::of(outgoing, &self.packing)?;
+        let written = tokio::task::spawn_blocking(move || {
+            let folder = base.join(&parcel.directory);
+            let temporary = parcel.temporary_directory.as_ref().map_or_else(|| folder.clone(), |name| base.join(name));
+            let placed = parcel.items.iter().map(|item| manner.write(&folder, &temporary, item));
+            let mut said = placed.collect::<Result<Vec<_>, _>>()?;
+            said.reverse();
+            Ok::<_, SendError>(said.join("; before it "))
+        });
+        let response =
+            written.await.map_err(|_| SendError::new(FaultClass::Internal, "the file writer ended early"))??;
         Ok(Delivered { response: Some(Bytes::from(response)) })
     }
 }
 
-fn write(folder: &Path, name: &str, content: &[u8]) -> Result<String, SendError> {
-    let path = folder.join(name);
-    // A path made from a message may hold a patient's name: it may stand in the journal, never in an error.
-    let failed = |action: &str, error: &io::Error| {
-        SendError::new(FaultClass::of_file(error), format!("{action}: {}", error.kind()))
-    };
-    std::fs::create_dir_all(folder).map_err(|error| failed("making the folder of the file", &error))?;
-    let sync_folder = || {
-        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| failed("syncing the folder of the file", &error))
-    };
-    if already_there(&path, content)? {
-        // Whoever put it there may not have come so far.
-        sync_folder()?;
-        return Ok(format!("{} is there already, with the same content", path.display()));
-    }
-    let temporary = folder.join(format!(".{name}.part"));
-    let _ours = Ours::take(&temporary)
-        .ok_or_else(|| SendError::new(FaultClass::Disk, "another message is just being written under the same name"))?;
-    let result = write_synced(&temporary, content).and_then(|()| rename_without_overwriting(&temporary, &path));
-    if result.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    match result {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            // Somebody else made it between the look and the renaming.
-            if already_there(&path, content)? {
-                sync_folder()?;
-                return Ok(format!("{} is there already", path.display()));
+/// A path made from a message may hold a patient's name: it may stand in the journal, never in an error.
+fn failed(action: &str, error: &io::Error) -> SendError {
+    SendError::new(FaultClass::of_file(error), format!("{action}: {}", error.kind()))
+}
+
+fn sync(folder: &Path) -> Result<(), SendError> {
+    let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| failed("syncing the folder of the file", &error))
+}
+
+impl Manner {
+    fn write(&self, folder: &Path, temporary_folder: &Path, item: &Item) -> Result<String, SendError> {
+        let (name, content) = (&item.name, &item.content[..]);
+        if self.mkdir {
+            for folder in [folder, temporary_folder] {
+                self.make(folder).map_err(|error| failed("making the folder of the file", &error))?;
             }
-            let message = "a file of this name came and went while this one was written";
-            return Err(SendError::new(FaultClass::Disk, message));
         }
-        Err(error) => return Err(failed("writing the file", &error)),
+        let (path, replaces) = match self.judge(folder, name, content)? {
+            (path, Judged::Free) => (path, false),
+            (path, Judged::Replace) => (path, true),
+            (path, Judged::Kept) => return Ok(format!("{} is there already, and left as it is", path.display())),
+            (path, Judged::Same) => {
+                // Whoever put it there may not have come so far.
+                sync(folder)?;
+                return Ok(format!("{} is there already, with the same content", path.display()));
+            }
+        };
+        let temporary = temporary_folder.join(format!("{}{name}{}", self.prefix, self.suffix));
+        let _ours = Ours::take(&temporary).ok_or_else(|| {
+            SendError::new(FaultClass::Disk, "another message is just being written under the same name")
+        })?;
+        let rename = || {
+            if replaces { std::fs::rename(&temporary, &path) } else { rename_without_overwriting(&temporary, &path) }
+        };
+        let result = write_synced(&temporary, content, self.permissions).and_then(|()| rename());
+        if result.is_err() {
+            let _ = std::fs::remove_file(&temporary);
+        }
+        match result {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Somebody else made it between the look and the renaming.
+                if already_there(&path, content)? == Some(true) {
+                    sync(folder)?;
+                    return Ok(format!("{} is there already", path.display()));
+                }
+                let message = "a file of this name came while this one was written";
+                return Err(SendError::new(FaultClass::Disk, message));
+            }
+            Err(error) => return Err(failed("writing the file", &error)),
+        }
+        sync(folder)?;
+        Ok(format!("{} written, {} bytes", path.display(), content.len()))
     }
-    sync_folder()?;
-    Ok(format!("{} written, {} bytes", path.display(), content.len()))
+
+    fn make(&self, folder: &Path) -> io::Result<()> {
+        let Some(mode) = self.folder_permissions else { return std::fs::create_dir_all(folder) };
+        if folder.is_dir() {
+            return Ok(());
+        }
+        if let Some(outer) = folder.parent() {
+            self.make(outer)?;
+        }
+        match std::fs::DirBuilder::new().mode(mode.0).create(folder) {
+            Ok(()) => std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode.0)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks what has the name, and what that means.
+    fn judge(&self, folder: &Path, name: &str, content: &[u8]) -> Result<(PathBuf, Judged), SendError> {
+        for number in 0..NUMBERS {
+            let path = folder.join(files::numbered(name, number));
+            return Ok(match (already_there(&path, content)?, self.exists) {
+                (None, _) => (path, Judged::Free),
+                (Some(_), Exists::Keep) => (path, Judged::Kept),
+                (Some(true), _) => (path, Judged::Same),
+                (Some(false), Exists::Overwrite) => (path, Judged::Replace),
+                (Some(false), Exists::Number) => continue,
+                (Some(false), Exists::Compare) => {
+                    let message = "the file is there already, with another content: it is left as it is; give the message another \
+                                   `file_name` or move that file away";
+                    return Err(SendError::new(FaultClass::Conflict, message));
+                }
+            });
+        }
+        let message = format!("{NUMBERS} files have this name with a number; see why messages share a `file_name`");
+        Err(SendError::new(FaultClass::Conflict, message))
+    }
+}
+
+/// What is to be done about a name.
+enum Judged {
+    /// Nobody has it.
+    Free,
+    /// The same content has it.
+    Same,
+    /// What has it stays.
+    Kept,
+    /// What has it goes.
+    Replace,
 }
 
 /// A temporary name that nobody else in this process uses meanwhile: deliveries of different orders are written side by side.
@@ -135,8 +249,11 @@ impl Drop for Ours {
     }
 }
 
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_synced(path: &Path, content: &[u8], permissions: Option<Permissions>) -> io::Result<()> {
     let mut file = std::fs::File::create(path)?;
+    if let Some(mode) = permissions {
+        file.set_permissions(std::fs::Permissions::from_mode(mode.0))?;
+    }
     file.write_all(content)?;
     file.sync_all()
 }
@@ -152,21 +269,19 @@ fn rename_without_overwriting(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the file is there with the same content; with another content it must not be touched.
-fn already_there(path: &Path, content: &[u8]) -> Result<bool, SendError> {
+/// Whether the file is there, and then whether with the same content.
+fn already_there(path: &Path, content: &[u8]) -> Result<Option<bool>, SendError> {
     match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Err(SendError::new(
+            FaultClass::Conflict,
+            "a folder has this file's name; give the message another `file_name`",
+        )),
         Ok(metadata) => {
             let same =
                 metadata.len() == content.len() as u64 && std::fs::read(path).is_ok_and(|found| found == content);
-            if same {
-                return Ok(true);
-            }
-            Err(SendError::new(
-                FaultClass::Conflict,
-                "the file is there already, with another content: it is left as it is; give the message another `file_name` or move that file away",
-            ))
+            Ok(Some(same))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let message = format!("looking at the file: {}", error.kind());
             Err(SendError::new(FaultClass::of_file(&error), message))
@@ -177,6 +292,16 @@ fn already_there(path: &Path, content: &[u8]) -> Result<bool, SendError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn manner() -> Manner {
+        let (prefix, suffix) = (".".to_owned(), ".part".to_owned());
+        let (permissions, folder_permissions) = (None, None);
+        Manner { mkdir: true, permissions, folder_permissions, prefix, suffix, exists: Exists::Compare }
+    }
+
+    fn write(folder: &Path, name: &str, content: &'static [u8]) -> Result<String, SendError> {
+        manner().write(folder, folder, &Item { name: name.to_owned(), content: Bytes::from_static(content) })
+    }
 
     #[test]
     fn a_file_is_written_whole_once_and_never_over_another() {
@@ -197,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn what_was_queued_for_another_kind_of_destination_is_not_sent() {
         let folder = tempfile::tempdir().expect("a folder");
-        let mut destination = Folder { base: folder.path().to_owned() };
+        let mut destination = Folder { base: folder.path().to_owned(), manner: manner(), packing: Packing::default() };
         let error = destination.send(&Outgoing::default()).await.expect_err("no name");
         assert_eq!(error.class, FaultClass::Content);
     }

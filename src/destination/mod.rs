@@ -22,6 +22,7 @@ pub(crate) const COMMON_KEYS: &[&str] =
 
 mod fault;
 mod file;
+mod files;
 mod http;
 mod mllp;
 mod sftp;

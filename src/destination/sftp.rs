@@ -8,18 +8,19 @@ mod upload;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use tokio::task::AbortHandle;
 
+use super::files::{self, Companion, Compress, Exists, Naming, Packing, Parcel, Permissions, Temporary};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
-use crate::config::{BuildError, Duration, Place, Secret, Table, report};
-use crate::expr::{ExprError, FileNameTemplate, PathTemplate, Scope};
+use crate::config::{BuildError, Duration, Place, Secret, Table, time_limit};
+use crate::expr::{ExprError, FileNameTemplate, PathTemplate};
 use crate::journal::Outgoing;
 use crate::message::Message;
-use crate::net::ssh::{Client, Host, HostKey, Login, Plug, Target};
+use crate::net::ssh::{self, Host, HostKey, Keeping, LegacyAlgorithm, LoginKeys, Plug, Sharing, Target};
 
-use upload::{IDLE, Uploader};
+use upload::{Manner, Uploader};
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: "sftp",
@@ -40,6 +41,7 @@ file_name = "{{ meta.id }}.hl7"
         "dns",
         "authentication",
         "host_key",
+        "protocol",
         "answer",
         "folder",
         "permission",
@@ -69,13 +71,58 @@ struct Options {
     /// The fingerprint of the server's key, "SHA256:…" as OpenSSH prints it; a list while the partner changes keys. A server with
     /// another key is refused.
     host_key: HostKey,
-    /// The folder on the server, with expressions; by default the one that the login starts in. It must exist.
+    /// Algorithms that are not safe any more and that this server needs all the same. Without this key none of them is used.
+    #[serde(default)]
+    legacy_algorithms: Vec<LegacyAlgorithm>,
+    /// The folder on the server, with expressions; by default the one that the login starts in. It must exist, except with `mkdir`.
     directory: Option<PathTemplate>,
     /// The file's name, with expressions. It must not change from attempt to attempt, and should differ from message to message.
     file_name: FileNameTemplate,
+    /// Whether missing folders are made. Default false: a folder that a partner does not know of is one that he does not look into.
+    #[serde(default)]
+    mkdir: bool,
+    /// The permissions of files, as in "0640". Not given: 0640, less what the server withholds.
+    permissions: Option<Permissions>,
+    /// The permissions of folders that are made, as in "0750". Not given: 0750, less what the server withholds.
+    folder_permissions: Option<Permissions>,
+    /// The name of a file while it is written.
+    #[serde(default)]
+    temporary: Temporary,
+    /// What is done about a file that is there already: "compare" (the default: the same content is success, other content a conflict),
+    /// "overwrite", "number" (`a-1.hl7`, `a-2.hl7` …), "keep".
+    #[serde(default)]
+    exists: Exists,
+    /// What a file means that was taken away under our hands: "sent" or "retry". Not given: one that may have had its final name
+    /// counts as sent; one that was taken under its temporary name is sent again.
+    taken_away: Option<TakenAway>,
+    /// Files that are put beside this one, before it.
+    #[serde(default)]
+    companion: Vec<Companion>,
+    /// How the file is packed: "gzip" or "zip". Companions are not. `file_name` should say it: `.gz`, `.zip`.
+    compress: Option<Compress>,
     /// Longest wait: for the connection, and for each answer.
-    #[serde(default = "default_timeout")]
+    #[serde(default = "default_timeout", deserialize_with = "time_limit")]
     timeout: Duration,
+    /// Most connections to this server as this user, of all channels together: with a higher `parallel`, more. Default 4.
+    #[serde(default = "default_connections", deserialize_with = "some_connections")]
+    #[schemars(with = "u32")]
+    connections: usize,
+    /// A connection that nobody needs for so long is closed. Default "30s".
+    #[serde(default = "default_idle")]
+    idle_timeout: Duration,
+    /// While a connection waits to be needed, a sign of life is sent so often: routers forget silent connections. Default "15s".
+    #[serde(default = "default_keep_alive", deserialize_with = "time_limit")]
+    keep_alive: Duration,
+}
+
+/// What it means when a file is gone that nobody but us should have touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum TakenAway {
+    /// The partner has it.
+    Sent,
+    /// Somebody tidied up; it is sent again.
+    Retry,
 }
 
 fn default_port() -> u16 {
@@ -86,81 +133,85 @@ fn default_timeout() -> Duration {
     Duration::from_secs(30)
 }
 
+fn default_connections() -> usize {
+    4
+}
+
+fn some_connections<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let help = "a small number, as the partner allows; 1 makes all wait for one another";
+    crate::config::more_than(deserializer, 0_u32, "without a connection nothing arrives", help)
+        .map(|count| count as usize)
+}
+
+fn default_idle() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn default_keep_alive() -> Duration {
+    Duration::from_secs(15)
+}
+
 fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
     let (span, name) = (table.span(), table.name().to_owned());
     let options: Options = table.read_with_more(super::COMMON_KEYS)?;
-    let help = || Some("write `key = { file = \"path\" }` or `password = { env = \"NAME\" }`".to_owned());
-    match (&options.password, &options.key) {
-        (None, None) => report(span.clone(), format!("{name} needs `key` or `password`"), "", help()),
-        (Some(_), Some(_)) => report(span.clone(), format!("{name} has both `key` and `password`"), "", help()),
-        _ => {}
-    }
-    if options.passphrase.is_some() && options.key.is_none() {
-        report(
-            span,
-            format!("{name} has `passphrase` without `key`"),
-            "",
-            Some("a passphrase belongs to a key".to_owned()),
-        );
-    }
+    options.login().check(&span, &name);
+    files::check(&span, &name, options.exists, &options.companion, &options.temporary);
     Some(Box::new(options))
+}
+
+impl Options {
+    fn login(&self) -> LoginKeys {
+        let Options { password, key, passphrase, .. } = self.clone();
+        LoginKeys { password, key, passphrase }
+    }
 }
 
 #[async_trait]
 impl DestinationConfig for Options {
     fn prepare(&self, message: &Message) -> Result<Outgoing, ExprError> {
-        let scope = Scope::new(message);
-        let directory = match &self.directory {
-            Some(directory) => directory.render(&scope)?,
-            None => ".".to_owned(),
-        };
-        let properties =
-            [("directory".to_owned(), directory), ("file_name".to_owned(), self.file_name.render(&scope)?)];
-        Ok(Outgoing { content: message.body.to_bytes(), properties: properties.into() })
+        let (directory, file_name) = (self.directory.as_ref(), &self.file_name);
+        Naming { directory, file_name, temporary: &self.temporary, companions: &self.companion }.prepare(message)
+    }
+
+    fn warnings(&self, _: Timestamp) -> Vec<String> {
+        ssh::warning(&self.host.0, &self.legacy_algorithms).into_iter().collect()
     }
 
     async fn build(&self, _: &Place) -> Result<Box<dyn Destination>, BuildError> {
-        let login = match (&self.password, &self.key) {
-            (Some(password), _) => Login::Password(password.fetch()?),
-            (None, Some(key)) => {
-                let passphrase = self.passphrase.as_ref().map(Secret::fetch).transpose()?;
-                Login::Key { private: private_key(key)?, passphrase }
-            }
-            (None, None) => return Err(BuildError::Secret("neither `key` nor `password` is given".to_owned())),
-        };
-        let client = Client::new(Target {
+        let target = Target {
             host: self.host.0.clone(),
             port: self.port,
             user: self.user.clone(),
-            login,
+            login: self.login().fetch()?,
             host_key: self.host_key.clone(),
+            legacy_algorithms: self.legacy_algorithms.clone(),
             timeout: self.timeout.get(),
-        });
-        Ok(Box::new(Sftp { uploader: Arc::new(Mutex::new(Uploader::new(client))), idle: None }))
-    }
-}
-
-/// The text of a private key; the mistakes that people make with key files are named.
-fn private_key(key: &Secret) -> Result<String, BuildError> {
-    let text = key.fetch()?;
-    let wrong = |what: &str| Err(BuildError::Secret(format!("{key}: {what}")));
-    if text.starts_with("PuTTY-User-Key-File") {
-        wrong("this is a PuTTY key; `puttygen FILE -O private-openssh -o NEW` converts it")
-    } else if text.starts_with("ssh-") || text.starts_with("ecdsa-") {
-        wrong("this is a public key; the private one is in the file without `.pub`")
-    } else if !text.contains("PRIVATE KEY-----") {
-        wrong("this is no private key in OpenSSH or PEM format")
-    } else {
-        Ok(text + "\n")
+        };
+        let keeping =
+            Keeping { connections: self.connections, idle: self.idle_timeout.get(), keep_alive: self.keep_alive.get() };
+        let manner = Manner {
+            mkdir: self.mkdir,
+            permissions: self.permissions,
+            folder_permissions: self.folder_permissions,
+            prefix: self.temporary.prefix.clone(),
+            suffix: self.temporary.suffix.clone(),
+            exists: self.exists,
+            taken_away: self.taken_away,
+        };
+        Ok(Box::new(Sftp {
+            sharing: Sharing::new(target, keeping),
+            packing: Packing { compress: self.compress },
+            uploader: Arc::new(Mutex::new(Uploader::new(manner))),
+        }))
     }
 }
 
 /// The destination at work.
 struct Sftp {
+    sharing: Sharing,
+    packing: Packing,
     /// Locked by the thread that is uploading, so that there is never more than one.
     uploader: Arc<Mutex<Uploader>>,
-    /// Closes the connection after a while without work.
-    idle: Option<AbortHandle>,
 }
 
 /// Ends the connection when the future that waits for the upload is dropped.
@@ -174,39 +225,21 @@ impl Drop for Unplug {
     }
 }
 
-fn locked(uploader: &Mutex<Uploader>) -> std::sync::MutexGuard<'_, Uploader> {
-    uploader.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl Destination for Sftp {
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError> {
-        if let Some(idle) = self.idle.take() {
-            idle.abort();
-        }
+        let lease = self.sharing.lease().await;
         let plug = Arc::new(Plug::default());
         let mut unplug = Unplug(Some(plug.clone()));
-        let (uploader, outgoing) = (self.uploader.clone(), outgoing.clone());
-        let working = tokio::task::spawn_blocking(move || locked(&uploader).deliver(&outgoing, &plug));
+        let (uploader, packing, outgoing) = (self.uploader.clone(), self.packing.clone(), outgoing.clone());
+        let working = tokio::task::spawn_blocking(move || {
+            let parcel = Parcel::of(&outgoing, &packing)?;
+            uploader.lock().unwrap_or_else(PoisonError::into_inner).deliver(&parcel, &lease, &plug)
+        });
         let result = working.await.unwrap_or_else(|_| {
             Err(SendError::new(FaultClass::Internal, "the upload stopped by a mistake of Labwire's own"))
         });
         unplug.0 = None;
-        let uploader = self.uploader.clone();
-        let resting = tokio::spawn(async move {
-            tokio::time::sleep(IDLE).await;
-            // A partner may allow one connection at a time: one that is not used is given back.
-            let _ = tokio::task::spawn_blocking(move || locked(&uploader).hang_up()).await;
-        });
-        self.idle = Some(resting.abort_handle());
         result
-    }
-}
-
-impl Drop for Sftp {
-    fn drop(&mut self) {
-        if let Some(idle) = self.idle.take() {
-            idle.abort();
-        }
     }
 }

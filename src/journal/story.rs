@@ -240,6 +240,7 @@ impl Shared {
             transformed_at = Some(outcome.at);
             for planned in outcome.deliveries {
                 let content = planned.body.map(|number| self.reader.body(&record, &file, number)).transpose()?;
+                let content = content.map(|content| content.main(&planned.properties));
                 deliveries.push(DeliveryStory { content, properties: planned.properties, attempts: Vec::new() });
             }
             removed = record.removed_at();

@@ -3,9 +3,13 @@
 //! Design constraints:
 //! - The server's key is pinned. It is checked before anything of ours (user name, password) is sent.
 //! - Nothing waits longer than the timeout, and [`Plug::pull`] ends what is waiting at once.
+//! - What is not safe any more is offered to servers whose channel file names it, and to no others.
 
+mod algorithms;
 mod login;
+mod offers;
 mod options;
+mod pool;
 
 use std::fmt;
 use std::io;
@@ -18,8 +22,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ssh2::{ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, Prompt, Session};
 
+pub use algorithms::{LegacyAlgorithm, warning};
 pub use login::LoginKeys;
 pub use options::{Host, HostKey};
+pub use pool::{Keeping, Lease, OpenError, SftpSession, Sharing};
+
+use algorithms::Offer;
 
 /// Where to connect, as whom, and who must answer.
 #[derive(Debug, Clone)]
@@ -34,8 +42,16 @@ pub struct Target {
     pub login: Login,
     /// What proves that it is them.
     pub host_key: HostKey,
+    /// What is not safe any more and may be used with this server.
+    pub legacy_algorithms: Vec<LegacyAlgorithm>,
     /// Longest wait: for the connection, and for each answer.
     pub timeout: Duration,
+}
+
+impl Target {
+    fn timeout_ms(&self) -> u32 {
+        u32::try_from(self.timeout.as_millis()).unwrap_or(u32::MAX)
+    }
 }
 
 /// What proves that it is us.
@@ -92,6 +108,16 @@ pub enum SshError {
         port: u16,
         /// What libssh2 said.
         reason: String,
+    },
+    /// Both sides have nothing in common.
+    #[error("{host}:{port} and Labwire do not come together: {apart}")]
+    Algorithms {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What each side offers, and what to do.
+        apart: String,
     },
     /// Somebody else answers.
     #[error(
@@ -199,7 +225,7 @@ impl Drop for Connected {
 
 /// The kinds of host key that a server may have several of, and what asks for each.
 const FAMILIES: [&str; 3] =
-    ["ssh-ed25519", "ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521", "rsa-sha2-512,rsa-sha2-256"];
+    ["ssh-ed25519", "ecdsa-sha2-nistp256,ecdsa-sha2-nistp384,ecdsa-sha2-nistp521", "rsa-sha2-512,rsa-sha2-256,ssh-rsa"];
 
 /// Makes connections to one target.
 #[derive(Debug)]
@@ -231,7 +257,14 @@ impl Client {
     /// so the other families are asked for before a key is refused.
     fn meet(&self, plug: &Plug) -> Result<Connected, SshError> {
         let known = self.family.load(Ordering::Relaxed).checked_sub(1);
-        let first = self.handshake(plug, known)?;
+        let first = match (self.handshake(plug, known), known) {
+            // A server that has other kinds of key by now.
+            (Err(SshError::Algorithms { .. }), Some(_)) => {
+                self.family.store(0, Ordering::Relaxed);
+                self.handshake(plug, None)?
+            }
+            (first, _) => first?,
+        };
         let mut presented = vec![fingerprint(&first.session)];
         if self.target.host_key.pins(&presented[0]) {
             return Ok(first);
@@ -263,21 +296,41 @@ impl Client {
     fn handshake(&self, plug: &Plug, family: Option<usize>) -> Result<Connected, SshError> {
         let socket = Arc::new(self.dial()?);
         plug.hold(&socket)?;
-        let Target { host, port, timeout, .. } = &self.target;
+        let Target { host, port, legacy_algorithms, .. } = &self.target;
         let failed = |error: ssh2::Error| SshError::Handshake {
             host: host.clone(),
             port: *port,
             reason: error.message().to_owned(),
         };
         let mut session = Session::new().map_err(failed)?;
-        session.set_timeout(u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
+        session.set_timeout(self.target.timeout_ms());
+        let mut offer = Offer::of(&session, legacy_algorithms);
         if let Some(family) = family {
-            session.method_pref(MethodType::HostKey, FAMILIES[family]).map_err(failed)?;
+            offer.only_host_keys(FAMILIES[family]);
         }
+        offer.put(&session).map_err(failed)?;
         session.set_tcp_stream(socket.clone());
         let mut connected = Connected { session, socket };
-        connected.session.handshake().map_err(failed)?;
-        Ok(connected)
+        match connected.session.handshake() {
+            Ok(()) => Ok(connected),
+            Err(error) if is_disagreement(&error) => {
+                drop(connected);
+                Err(self.disagreement(plug, &offer).unwrap_or_else(|| failed(error)))
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// What keeps us apart: asks the server what it offers.
+    fn disagreement(&self, plug: &Plug, offer: &Offer) -> Option<SshError> {
+        let socket = Arc::new(self.dial().ok()?);
+        plug.hold(&socket).ok()?;
+        socket.set_read_timeout(Some(self.target.timeout)).ok()?;
+        socket.set_write_timeout(Some(self.target.timeout)).ok()?;
+        let theirs = offers::ask(&socket).ok()?;
+        let Target { host, port, legacy_algorithms, .. } = &self.target;
+        let apart = offers::apart(offer, &theirs, legacy_algorithms)?;
+        Some(SshError::Algorithms { host: host.clone(), port: *port, apart })
     }
 
     fn dial(&self) -> Result<TcpStream, SshError> {
@@ -312,7 +365,14 @@ impl Client {
                 } else if offers("keyboard-interactive") && !offers("password") {
                     session.userauth_keyboard_interactive(user, &mut Answers(password))
                 } else {
-                    session.userauth_password(user, password)
+                    let given = session.userauth_password(user, password);
+                    // Servers that have both may take it in one way only.
+                    match given {
+                        Err(error) if is_refusal(&error) && offers("keyboard-interactive") => {
+                            session.userauth_keyboard_interactive(user, &mut Answers(password))
+                        }
+                        given => given,
+                    }
                 };
                 result.map_err(|error| self.login_error(&error, "password"))
             }
@@ -341,8 +401,21 @@ impl Client {
     }
 }
 
+/// Whether the two sides may have found nothing in common. libssh2 uses these codes for more than that.
+fn is_disagreement(error: &ssh2::Error) -> bool {
+    let codes = [libssh2::KEX_FAILURE, libssh2::KEY_EXCHANGE_FAILURE, libssh2::METHOD_NONE];
+    matches!(error.code(), ErrorCode::Session(code) if codes.contains(&code))
+}
+
+fn is_refusal(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(libssh2::AUTHENTICATION_FAILED)
+}
+
 /// Error codes of libssh2 (`LIBSSH2_ERROR_…`), which the crate does not name.
 mod libssh2 {
+    pub(super) const KEX_FAILURE: i32 = -5;
+    pub(super) const KEY_EXCHANGE_FAILURE: i32 = -8;
+    pub(super) const METHOD_NONE: i32 = -17;
     pub(super) const PASSWORD_EXPIRED: i32 = -15;
     pub(super) const FILE: i32 = -16;
     pub(super) const AUTHENTICATION_FAILED: i32 = -18;
@@ -379,7 +452,15 @@ mod tests {
     fn client(port: u16, timeout: Duration) -> Client {
         let login = Login::Password("secret-word".to_owned());
         let host_key = HostKey::new(&[&format!("SHA256:{}", "A".repeat(43))]).expect("a fingerprint");
-        Client::new(Target { host: "127.0.0.1".into(), port, user: "acme".into(), login, host_key, timeout })
+        Client::new(Target {
+            host: "127.0.0.1".into(),
+            port,
+            user: "acme".into(),
+            login,
+            host_key,
+            legacy_algorithms: vec![],
+            timeout,
+        })
     }
 
     #[test]

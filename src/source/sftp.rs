@@ -6,6 +6,7 @@ use std::time::Duration as StdDuration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,7 +15,7 @@ use super::{Judged, Schedule, Source, SourceConfig, SourceKind, judge};
 use crate::config::{BuildError, Duration, Place, Secret, Table, time_limit};
 use crate::hl7::Limits;
 use crate::message::Format;
-use crate::net::ssh::{Client, Host, HostKey, LoginKeys, Plug, Target};
+use crate::net::ssh::{self, Client, Host, HostKey, LegacyAlgorithm, LoginKeys, Plug, Target};
 
 pub(super) const KIND: SourceKind = SourceKind {
     name: NAME,
@@ -57,6 +58,9 @@ struct Options {
     /// The fingerprint of the server's key, "SHA256:…" as OpenSSH prints it; a list while the partner changes keys. A server with
     /// another key is refused.
     host_key: HostKey,
+    /// Algorithms that are not safe any more and that this server needs all the same. Without this key none of them is used.
+    #[serde(default)]
+    legacy_algorithms: Vec<LegacyAlgorithm>,
     /// The folder on the server; by default the one that the login starts in.
     #[serde(default = "default_directory")]
     directory: PathBuf,
@@ -79,7 +83,8 @@ fn default_timeout() -> Duration {
 }
 
 /// What this source has beside what every poller has.
-const KEYS: &[&str] = &["host", "port", "user", "password", "key", "passphrase", "host_key", "directory", "timeout"];
+const KEYS: &[&str] =
+    &["host", "port", "user", "password", "key", "passphrase", "host_key", "legacy_algorithms", "directory", "timeout"];
 
 #[derive(Debug)]
 struct Config {
@@ -121,6 +126,10 @@ impl SourceConfig for Config {
         Some(judge(raw, &Limits::default()))
     }
 
+    fn warnings(&self, _: Timestamp) -> Vec<String> {
+        ssh::warning(&self.options.host.0, &self.options.legacy_algorithms).into_iter().collect()
+    }
+
     async fn build(&self, _: &Place) -> Result<Box<dyn Source>, BuildError> {
         let options = &self.options;
         let client = Client::new(Target {
@@ -129,6 +138,7 @@ impl SourceConfig for Config {
             user: options.user.clone(),
             login: self.login.fetch()?,
             host_key: options.host_key.clone(),
+            legacy_algorithms: options.legacy_algorithms.clone(),
             timeout: options.timeout.get(),
         });
         let plug = Arc::new(Plug::default());

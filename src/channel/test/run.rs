@@ -14,7 +14,7 @@ use crate::action::event;
 use crate::channel::ChannelSpec;
 use crate::channel::worker::{Processed, process};
 use crate::hl7;
-use crate::journal::{NewDelivery, Transformed};
+use crate::journal::{NewDelivery, Outgoing, Transformed};
 use crate::message::{Body, Format, Message, MessageId, Meta, Origin};
 use crate::source::{EventSource, judge};
 
@@ -198,10 +198,10 @@ fn read_event(spec: &ChannelSpec, mut meta: Meta, input: &Bytes, result: &mut Te
 }
 
 fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDelivery], result: &mut TestResult) {
-    let sent: Vec<&Bytes> = deliveries
+    let sent: Vec<Bytes> = deliveries
         .iter()
         .filter(|delivery| delivery.destination == destination)
-        .filter_map(|delivery| delivery.outgoing.as_ref().map(|outgoing| &outgoing.content))
+        .filter_map(|delivery| delivery.outgoing.as_ref().map(Outgoing::main))
         .collect();
     let place = format!("sent.{destination}");
     if sent.len() != expected.len() {
@@ -212,14 +212,14 @@ fn judge_sent(destination: &str, expected: &[Expected], deliveries: &[NewDeliver
         match expected {
             Expected::File(file) => {
                 let content = std::fs::read(&file.path).ok();
-                let failures = if content.as_deref() == Some(&**sent) {
+                let failures = if content.as_deref() == Some(&*sent) {
                     Vec::new()
                 } else {
-                    compare::contents(&place, &Arc::from(content.unwrap_or_default()), sent)
+                    compare::contents(&place, &Arc::from(content.unwrap_or_default()), &sent)
                 };
                 result.files.push(Compared { path: file.path.clone(), sent: sent.clone(), failures });
             }
-            Expected::Fields(fields) => result.failures.extend(compare::fields(&place, fields, sent)),
+            Expected::Fields(fields) => result.failures.extend(compare::fields(&place, fields, &sent)),
         }
     }
 }

@@ -1,19 +1,19 @@
 //! One upload: temporary name, sync, size, rename. Blocking.
 
+mod place;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags};
+use ssh2::{ErrorCode, FileStat, OpenFlags, OpenType, RenameFlags, Sftp};
 
+use super::super::files::{Exists, NUMBERS, Parcel, Permissions};
 use super::super::{Delivered, FaultClass, SendError};
-use crate::journal::Outgoing;
-use crate::net::ssh::{Client, Connected, Plug, SshError};
-
-/// How long a connection without work is kept.
-pub(super) const IDLE: Duration = Duration::from_secs(30);
+use super::TakenAway;
+use crate::net::ssh::{Lease, OpenError, Plug, SftpSession, SshError};
+use place::{Live, Names, folders, leftover_of, looks_temporary};
 
 /// Most names of a folder that are looked at in search of leftovers.
 const NAMES: usize = 50_000;
@@ -21,6 +21,9 @@ const NAMES: usize = 50_000;
 const LEFTOVERS: usize = 1_000;
 /// Most folders that are remembered as searched.
 const FOLDERS: usize = 1_000;
+/// The permissions of what is made, where the channel file says nothing.
+const FILE: Permissions = Permissions(0o640);
+const FOLDER: Permissions = Permissions(0o750);
 
 /// Status codes of SFTP.
 mod status {
@@ -32,70 +35,25 @@ mod status {
     pub(super) const QUOTA: i32 = 15;
 }
 
-/// Uploads to one server, one file at a time, on a connection that is kept.
+/// How files are put in place, as the channel file says it.
+#[derive(Debug, Clone)]
+pub(super) struct Manner {
+    pub(super) mkdir: bool,
+    pub(super) permissions: Option<Permissions>,
+    pub(super) folder_permissions: Option<Permissions>,
+    pub(super) prefix: String,
+    pub(super) suffix: String,
+    pub(super) exists: Exists,
+    pub(super) taken_away: Option<TakenAway>,
+}
+
+/// Uploads to one server, one delivery at a time.
 pub(super) struct Uploader {
-    client: Client,
-    kept: Option<Kept>,
+    manner: Manner,
     /// Temporary files of earlier attempts, by folder; a folder is in here once it was searched.
     leftovers: HashMap<String, Vec<String>>,
-    /// A rename whose answer never came.
-    unanswered: Option<Names>,
-}
-
-struct Kept {
-    /// Before `sftp`, so that it is dropped first: with its socket shut, libssh2 does not wait for the peer to close the channel.
-    connected: Connected,
-    sftp: ssh2::Sftp,
-    used: Instant,
-}
-
-/// What an upload goes by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Names {
-    directory: String,
-    file_name: String,
-    temporary: String,
-}
-
-impl Names {
-    /// The temporary name is new for every attempt: what a dead connection left on its way can then never be mistaken for ours.
-    fn of(outgoing: &Outgoing) -> Result<Names, SendError> {
-        let content = |message: &str| SendError::new(FaultClass::Content, message);
-        let property = |name: &str| outgoing.properties.get(name).filter(|value| !value.is_empty()).cloned();
-        let (Some(directory), Some(file_name)) = (property("directory"), property("file_name")) else {
-            return Err(content("this delivery was queued without a folder and a file name"));
-        };
-        if file_name.contains(['/', '\0']) || directory.contains('\0') {
-            return Err(content("the file name of this delivery holds characters that a name cannot have"));
-        }
-        let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let temporary = format!(".{file_name}.{epoch:016}.part");
-        Ok(Names { directory, file_name, temporary })
-    }
-
-    /// As people read it.
-    fn shown(&self) -> String {
-        self.path(&self.file_name).trim_start_matches("./").to_owned()
-    }
-
-    fn path(&self, name: &str) -> String {
-        format!("{}/{name}", self.directory.trim_end_matches('/'))
-    }
-
-    fn last(&self) -> String {
-        self.path(&self.file_name)
-    }
-}
-
-/// Whether `name` is a temporary name for `file_name`, of whatever attempt.
-fn is_leftover(name: &str, file_name: &str) -> bool {
-    leftover_of(name) == Some(file_name)
-}
-
-/// The file name that a temporary name was made for.
-fn leftover_of(name: &str) -> Option<&str> {
-    let (file_name, epoch) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
-    (epoch.len() == 16 && epoch.bytes().all(|byte| byte.is_ascii_digit())).then_some(file_name)
+    /// A rename whose answer never came, and of what.
+    unanswered: Option<(Names, Bytes)>,
 }
 
 /// Why an upload ended without success.
@@ -104,6 +62,18 @@ enum Failure {
     Lost { doing: &'static str, reason: String },
     /// The server answered; the connection is fine.
     Answered(SendError),
+}
+
+impl Failure {
+    /// A connection that failed at its first step is replaced; after it, things have happened.
+    fn but_not_first(self, is_first: bool) -> Failure {
+        match self {
+            Failure::Lost { doing: FIRST_STEP, reason } if !is_first => {
+                Failure::Lost { doing: "looking for the next file", reason }
+            }
+            other => other,
+        }
+    }
 }
 
 impl From<SendError> for Failure {
@@ -129,139 +99,251 @@ fn answer<T>(doing: &'static str, result: Result<T, ssh2::Error>) -> Result<Answ
     }
 }
 
-fn delivered(what: String) -> Delivered {
-    Delivered { response: Some(Bytes::from(what)) }
-}
-
 impl Uploader {
-    pub(super) fn new(client: Client) -> Uploader {
-        Uploader { client, kept: None, leftovers: HashMap::new(), unanswered: None }
+    pub(super) fn new(manner: Manner) -> Uploader {
+        Uploader { manner, leftovers: HashMap::new(), unanswered: None }
     }
 
     /// Tries once. A kept connection that turns out to be dead is replaced without ado.
-    pub(super) fn deliver(&mut self, outgoing: &Outgoing, plug: &Plug) -> Result<Delivered, SendError> {
-        let names = Names::of(outgoing)?;
-        self.hang_up();
-        if let Some(kept) = self.kept.take().filter(|kept| plug.hold(&kept.connected.socket).is_ok()) {
-            match self.deliver_on(kept, &names, &outgoing.content) {
+    pub(super) fn deliver(&mut self, parcel: &Parcel, lease: &Lease, plug: &Plug) -> Result<Delivered, SendError> {
+        let server = format!("{}:{}", lease.target().host, lease.target().port);
+        let explain = |failure| explain(&server, failure);
+        if let Some(kept) = lease.kept(plug) {
+            match self.deliver_on(kept, parcel, lease) {
                 Err(Failure::Lost { doing: FIRST_STEP, .. }) => {}
-                other => return other.map_err(|failure| self.explain(failure)),
+                other => return other.map_err(explain),
             }
         }
-        let fresh = self.connect(plug)?;
-        self.deliver_on(fresh, &names, &outgoing.content).map_err(|failure| self.explain(failure))
+        let failed = |error: OpenError| SendError::new(class_of(&error), error.to_string());
+        let fresh = lease.connect(plug).map_err(failed)?;
+        self.deliver_on(fresh, parcel, lease).map_err(explain)
     }
 
-    /// Closes the connection if it has not been used for a while.
-    pub(super) fn hang_up(&mut self) {
-        self.kept.take_if(|kept| kept.used.elapsed() >= IDLE);
-    }
-
-    fn connect(&self, plug: &Plug) -> Result<Kept, SendError> {
-        let failed = |error: SshError| SendError::new(class_of(&error), error.to_string());
-        let connected = self.client.connect(plug).map_err(failed)?;
-        match connected.session.sftp() {
-            Ok(sftp) => Ok(Kept { sftp, connected, used: Instant::now() }),
-            Err(error) => Err(SendError::new(
-                FaultClass::Answer,
-                format!(
-                    "{} lets `{}` in but does not start SFTP: {}; ask the partner whether this user may use SFTP",
-                    self.server(),
-                    self.client.target().user,
-                    error.message()
-                ),
-            )),
-        }
-    }
-
-    fn server(&self) -> String {
-        format!("{}:{}", self.client.target().host, self.client.target().port)
-    }
-
-    fn deliver_on(&mut self, mut kept: Kept, names: &Names, content: &[u8]) -> Result<Delivered, Failure> {
-        let result = self.upload(&kept.sftp, names, content);
-        match &result {
-            Err(Failure::Lost { .. }) => self.remember(names),
-            Ok(_) | Err(Failure::Answered(_)) => {
-                kept.used = Instant::now();
-                self.kept = Some(kept);
-            }
+    fn deliver_on(&mut self, session: SftpSession, parcel: &Parcel, lease: &Lease) -> Result<Delivered, Failure> {
+        let result = self.place_all(&session.sftp, parcel);
+        if let Ok(_) | Err(Failure::Answered(_)) = &result {
+            lease.keep(session);
         }
         result
     }
 
-    fn explain(&self, failure: Failure) -> SendError {
-        match failure {
-            Failure::Answered(error) => error,
-            Failure::Lost { doing, reason } => SendError::new(
-                FaultClass::Reset,
-                format!("connection to {} lost while {doing}: {reason}", self.server()),
-            ),
+    /// Puts the companions in place, then what announces them.
+    fn place_all(&mut self, sftp: &Sftp, parcel: &Parcel) -> Result<Delivered, Failure> {
+        let mut said = Vec::new();
+        for item in &parcel.items {
+            let mut names = Names::of(parcel, item, &self.manner);
+            let _live = Live::hold(&names.temporary);
+            let result = self.upload(sftp, &mut names, &item.content);
+            if let Err(Failure::Lost { .. }) = &result {
+                self.remember(&names);
+            }
+            said.push(result.map_err(|failure| failure.but_not_first(said.is_empty()))?);
         }
+        said.reverse();
+        Ok(Delivered { response: Some(Bytes::from(said.join("; before it "))) })
     }
 
-    fn upload(&mut self, sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<Delivered, Failure> {
-        if let Some(found) = look(FIRST_STEP, sftp, &names.last())? {
-            return compare(sftp, names, &found, content);
-        }
-        if let Some(earlier) = self
+    fn upload(&mut self, sftp: &Sftp, names: &mut Names, content: &Bytes) -> Result<String, Failure> {
+        let replaces = match self.judge(sftp, names, content)? {
+            Judged::Done(said) => {
+                self.unanswered.take_if(|(earlier, _)| earlier.last() == names.last());
+                return Ok(said);
+            }
+            Judged::Free => false,
+            Judged::Replace => true,
+        };
+        // Another message of the same name is another matter.
+        let is_gone = self
             .unanswered
-            .take_if(|earlier| earlier.directory == names.directory && earlier.file_name == names.file_name)
-            && look("looking for an earlier attempt", sftp, &earlier.path(&earlier.temporary))?.is_none()
-        {
+            .take_if(|(earlier, of)| earlier.last() == names.last() && of == content)
+            .map(|(earlier, _)| look("looking for an earlier attempt", sftp, &earlier.temporary()))
+            .transpose()?
+            .map(|found| found.is_none());
+        if is_gone == Some(true) && self.manner.taken_away != Some(TakenAway::Retry) {
             // The rename was asked for when the whole file was there, and neither name is left.
-            return Ok(delivered(format!(
+            return Ok(format!(
                 "stored {} ({} bytes); the connection broke during the rename, the file was since taken away",
                 names.shown(),
                 content.len()
-            )));
+            ));
+        }
+        if self.manner.mkdir && names.temporary_directory != names.directory {
+            self.make_folders(sftp, &names.directory)?;
         }
         self.clean_up(sftp, names)?;
-        let temporary = names.path(&names.temporary);
-        let uploaded = write(sftp, names, content).and_then(|()| self.rename(sftp, names, content));
+        let uploaded = match self.write(sftp, names, content) {
+            Ok(Written::Whole) => self.rename(sftp, names, content, replaces),
+            Ok(Written::TakenAway) => {
+                return Ok(format!(
+                    "sent {} ({} bytes); it was taken away under its temporary name",
+                    names.shown(),
+                    content.len()
+                ));
+            }
+            Err(failure) => Err(failure),
+        };
         if let Err(Failure::Answered(_)) = &uploaded
-            && answer("cleaning up", sftp.unlink(Path::new(&temporary)))?.is_err_and(|code| !is_missing(code))
+            && answer("cleaning up", sftp.unlink(Path::new(&names.temporary())))?.is_err_and(|code| !is_missing(code))
         {
             self.remember(names);
         }
         uploaded
     }
 
-    /// The last step. Whatever is under the final name stays.
-    fn rename(&mut self, sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<Delivered, Failure> {
-        let (temporary, last) = (names.path(&names.temporary), names.last());
-        self.unanswered = Some(names.clone());
+    /// Looks what has the name, and what that means.
+    fn judge(&self, sftp: &Sftp, names: &mut Names, content: &[u8]) -> Result<Judged, Failure> {
+        for number in 0..NUMBERS {
+            names.number(number);
+            let Some(found) = look(FIRST_STEP, sftp, &names.last())? else { return Ok(Judged::Free) };
+            let compared = match (self.manner.exists, found.is_dir()) {
+                (Exists::Keep, false) => {
+                    return Ok(Judged::Done(format!("already there, and left as it is: {}", names.shown())));
+                }
+                _ => compare(sftp, names, &found, content),
+            };
+            match (self.manner.exists, compared) {
+                (_, Ok(said)) => return Ok(Judged::Done(said)),
+                (Exists::Number, Err(Failure::Answered(error))) if error.class == FaultClass::Conflict => {}
+                (Exists::Overwrite, Err(Failure::Answered(error)))
+                    if error.class == FaultClass::Conflict && !found.is_dir() =>
+                {
+                    return Ok(Judged::Replace);
+                }
+                (_, Err(failure)) => return Err(failure),
+            }
+        }
+        let message =
+            format!("conflict: {NUMBERS} files have this name with a number; see why messages share a `file_name`");
+        Err(SendError::new(FaultClass::Conflict, message).into())
+    }
+
+    /// The last step. Whatever is under the final name stays, unless it is to be replaced.
+    fn rename(&mut self, sftp: &Sftp, names: &Names, content: &Bytes, replaces: bool) -> Result<String, Failure> {
+        let (temporary, last) = (names.temporary(), names.last());
+        if replaces {
+            // SFTP 3 has no renaming over a file. The new one is whole by now, beside it.
+            let removed = answer("removing the old file", sftp.unlink(Path::new(&last)))?;
+            removed
+                .or_else(|code| if is_missing(code) { Ok(()) } else { Err(refused("remove the old file", code)) })?;
+        }
+        self.unanswered = Some((names.clone(), content.clone()));
         let renamed =
             answer("renaming", sftp.rename(Path::new(&temporary), Path::new(&last), Some(RenameFlags::empty())))?;
         self.unanswered = None;
-        match (renamed, renamed.is_err().then(|| look("looking who has the name", sftp, &last)).transpose()?.flatten())
-        {
-            (Ok(()), _) => Ok(delivered(format!("stored {} ({} bytes)", names.shown(), content.len()))),
-            (Err(_), Some(found)) => {
+        let Err(code) = renamed else {
+            return Ok(format!("stored {} ({} bytes)", names.shown(), content.len()));
+        };
+        match look("looking who has the name", sftp, &last)? {
+            Some(found) => {
                 let compared = compare(sftp, names, &found, content)?;
                 let _ = answer("cleaning up", sftp.unlink(Path::new(&temporary)))?;
                 Ok(compared)
             }
-            (Err(code), None) => Err(refused("give the file its name", code)),
+            None => Err(refused("give the file its name", code)),
+        }
+    }
+
+    /// Makes what is missing of a folder's path.
+    fn make_folders(&self, sftp: &Sftp, directory: &str) -> Result<(), Failure> {
+        const DOING: &str = "making the folder";
+        if look(DOING, sftp, directory)?.is_some() {
+            return Ok(());
+        }
+        let mode = self.manner.folder_permissions;
+        for folder in folders(directory) {
+            if look(DOING, sftp, &folder)?.is_some() {
+                continue;
+            }
+            let path = Path::new(&folder);
+            let made = answer(DOING, sftp.mkdir(path, mode.unwrap_or(FOLDER).0 as i32))?;
+            // Another lane may have made it meanwhile.
+            if let Err(code) = made
+                && look(DOING, sftp, &folder)?.is_none()
+            {
+                return Err(refused("make the folder", code));
+            }
+            if let Some(mode) = mode.filter(|_| made.is_ok()) {
+                answer(DOING, sftp.setstat(path, permissions(mode)))?
+                    .map_err(|code| refused("set the permissions of the folder", code))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, sftp: &Sftp, names: &Names) -> Result<Answer<ssh2::File>, Failure> {
+        let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUSIVE;
+        let mode = self.manner.permissions.unwrap_or(FILE).0 as i32;
+        answer("opening the file", sftp.open_mode(Path::new(&names.temporary()), flags, mode, OpenType::File))
+    }
+
+    /// Writes the temporary file, whole and synced.
+    fn write(&self, sftp: &Sftp, names: &Names, content: &[u8]) -> Result<Written, Failure> {
+        let path = names.temporary();
+        let mut opened = self.open(sftp, names)?;
+        if self.manner.mkdir && opened.as_ref().is_err_and(|code| is_missing(*code)) {
+            self.make_folders(sftp, &names.temporary_directory)?;
+            opened = self.open(sftp, names)?;
+        }
+        let mut file = opened.map_err(|code| refused("open a file", code))?;
+        if let Err(error) = file.write_all(content) {
+            // The crate drops the status code here; whether the connection lives is found out by asking something.
+            let _ = answer("writing", sftp.stat(Path::new(&path)))?;
+            return Err(SendError::new(
+                FaultClass::Full,
+                format!("the server stopped taking the file: {error}; its disk or quota may be full"),
+            )
+            .into());
+        }
+        if let Some(mode) = self.manner.permissions {
+            // What a file is made with is less what the server's umask takes away.
+            answer("setting the permissions", file.setstat(permissions(mode)))?
+                .map_err(|code| refused("set the permissions of the file", code))?;
+        }
+        match answer("syncing", file.fsync())? {
+            Ok(()) | Err(status::OP_UNSUPPORTED) => {}
+            Err(code) => return Err(refused("put the file on its disk", code)),
+        }
+        answer("closing the file", file.close())?.map_err(|code| refused("close the file", code))?;
+        let size = match answer("checking the size", sftp.stat(Path::new(&path)))? {
+            Ok(found) => found.size,
+            Err(code) if is_missing(code) && self.manner.taken_away == Some(TakenAway::Sent) => {
+                return Ok(Written::TakenAway);
+            }
+            Err(code) if is_missing(code) => {
+                let message = "the temporary file was taken away before it had its name; ask the partner to leave files alone whose name \
+                               begins with a dot, or choose another `temporary` name or folder";
+                return Err(SendError::new(FaultClass::Answer, message).into());
+            }
+            Err(code) => return Err(refused("show the file's size", code)),
+        };
+        match size {
+            Some(size) if size == content.len() as u64 => Ok(Written::Whole),
+            Some(size) => {
+                let message = format!("the server has {size} of {} bytes", content.len());
+                Err(SendError::new(FaultClass::Answer, message).into())
+            }
+            None => Err(SendError::new(FaultClass::Answer, "the server does not tell the file's size").into()),
         }
     }
 
     /// Removes what earlier attempts at the same file left behind.
-    fn clean_up(&mut self, sftp: &ssh2::Sftp, names: &Names) -> Result<(), Failure> {
-        if !self.leftovers.contains_key(&names.directory) {
+    fn clean_up(&mut self, sftp: &Sftp, names: &Names) -> Result<(), Failure> {
+        let folder = &names.temporary_directory;
+        if !self.leftovers.contains_key(folder) {
             if self.leftovers.len() >= FOLDERS {
                 self.leftovers.clear();
             }
-            let found = search(sftp, &names.directory)?;
-            self.leftovers.insert(names.directory.clone(), found);
+            let found = search(sftp, folder, &self.manner)?;
+            self.leftovers.insert(folder.clone(), found);
         }
-        let Some(known) = self.leftovers.get_mut(&names.directory) else { return Ok(()) };
-        let (ours, others) = std::mem::take(known).into_iter().partition(|name| is_leftover(name, &names.file_name));
+        let Some(known) = self.leftovers.get_mut(folder) else { return Ok(()) };
+        let is_ours = |name: &String| leftover_of(name, &self.manner) == Some(&names.first) && !Live::is(name);
+        let (ours, others) = std::mem::take(known).into_iter().partition(is_ours);
         *known = others;
         let ours: Vec<String> = ours;
         for name in ours {
             // One that cannot be removed is the partner's to remove.
-            let _ = answer("cleaning up", sftp.unlink(Path::new(&names.path(&name))))?;
+            let _ = answer("cleaning up", sftp.unlink(Path::new(&place::path(folder, &name))))?;
         }
         Ok(())
     }
@@ -269,8 +351,38 @@ impl Uploader {
     /// The temporary file may be there still.
     fn remember(&mut self, names: &Names) {
         let known: usize = self.leftovers.values().map(Vec::len).sum();
-        if let Some(folder) = self.leftovers.get_mut(&names.directory).filter(|_| known < LEFTOVERS) {
+        if let Some(folder) = self.leftovers.get_mut(&names.temporary_directory).filter(|_| known < LEFTOVERS) {
             folder.push(names.temporary.clone());
+        }
+    }
+}
+
+/// What is to be done about a name.
+enum Judged {
+    /// Nobody has it.
+    Free,
+    /// Nothing: the file is there.
+    Done(String),
+    /// What has it goes.
+    Replace,
+}
+
+/// What became of a temporary file.
+enum Written {
+    Whole,
+    /// It was whole, and then it was gone, which means that the partner has it.
+    TakenAway,
+}
+
+fn permissions(mode: Permissions) -> FileStat {
+    FileStat { size: None, uid: None, gid: None, perm: Some(mode.0), atime: None, mtime: None }
+}
+
+fn explain(server: &str, failure: Failure) -> SendError {
+    match failure {
+        Failure::Answered(error) => error,
+        Failure::Lost { doing, reason } => {
+            SendError::new(FaultClass::Reset, format!("connection to {server} lost while {doing}: {reason}"))
         }
     }
 }
@@ -280,7 +392,7 @@ fn is_missing(code: i32) -> bool {
 }
 
 /// What is under a path.
-fn look(doing: &'static str, sftp: &ssh2::Sftp, path: &str) -> Result<Option<FileStat>, Failure> {
+fn look(doing: &'static str, sftp: &Sftp, path: &str) -> Result<Option<FileStat>, Failure> {
     match answer(doing, sftp.stat(Path::new(path)))? {
         Ok(found) => Ok(Some(found)),
         Err(_) => Ok(None),
@@ -289,13 +401,13 @@ fn look(doing: &'static str, sftp: &ssh2::Sftp, path: &str) -> Result<Option<Fil
 
 /// Temporary files in a folder, as far as the server lets us look. Names from a server are compared, never used as paths
 /// unless they are of our own form.
-fn search(sftp: &ssh2::Sftp, directory: &str) -> Result<Vec<String>, Failure> {
+fn search(sftp: &Sftp, directory: &str, manner: &Manner) -> Result<Vec<String>, Failure> {
     let Ok(mut folder) = answer("listing", sftp.opendir(Path::new(directory)))? else { return Ok(vec![]) };
     let mut found = Vec::new();
     for _ in 0..NAMES {
         // libssh2 reports the end of a folder as an error of its own; a broken connection shows in the next step.
         let Ok((name, _)) = folder.readdir() else { break };
-        if let Some(name) = name.to_str().filter(|name| leftover_of(name).is_some() && !name.contains('/')) {
+        if let Some(name) = name.to_str().filter(|name| looks_temporary(name, manner)) {
             found.push(name.to_owned());
         }
         if found.len() == LEFTOVERS {
@@ -305,47 +417,8 @@ fn search(sftp: &ssh2::Sftp, directory: &str) -> Result<Vec<String>, Failure> {
     Ok(found)
 }
 
-/// Writes the temporary file, whole and synced.
-fn write(sftp: &ssh2::Sftp, names: &Names, content: &[u8]) -> Result<(), Failure> {
-    let path = names.path(&names.temporary);
-    let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUSIVE;
-    let opened = answer("opening the file", sftp.open_mode(Path::new(&path), flags, 0o640, OpenType::File))?;
-    let mut file = opened.map_err(|code| refused("open a file", code))?;
-    if let Err(error) = file.write_all(content) {
-        // The crate drops the status code here; whether the connection lives is found out by asking something.
-        let _ = answer("writing", sftp.stat(Path::new(&path)))?;
-        return Err(SendError::new(
-            FaultClass::Full,
-            format!("the server stopped taking the file: {error}; its disk or quota may be full"),
-        )
-        .into());
-    }
-    match answer("syncing", file.fsync())? {
-        Ok(()) | Err(status::OP_UNSUPPORTED) => {}
-        Err(code) => return Err(refused("put the file on its disk", code)),
-    }
-    answer("closing the file", file.close())?.map_err(|code| refused("close the file", code))?;
-    let size = answer("checking the size", sftp.stat(Path::new(&path)))?.map_err(|code| {
-        if is_missing(code) {
-            Failure::from(SendError::new(
-                FaultClass::Answer,
-                "the temporary file was taken away before it had its name; ask the partner to leave files alone whose name begins with a dot",
-            ))
-        } else {
-            refused("show the file's size", code)
-        }
-    })?;
-    match size.size {
-        Some(size) if size == content.len() as u64 => Ok(()),
-        Some(size) => {
-            Err(SendError::new(FaultClass::Answer, format!("the server has {size} of {} bytes", content.len())).into())
-        }
-        None => Err(SendError::new(FaultClass::Answer, "the server does not tell the file's size").into()),
-    }
-}
-
 /// Decides about a file that is under the final name already.
-fn compare(sftp: &ssh2::Sftp, names: &Names, found: &FileStat, content: &[u8]) -> Result<Delivered, Failure> {
+fn compare(sftp: &Sftp, names: &Names, found: &FileStat, content: &[u8]) -> Result<String, Failure> {
     let conflict = |what: &str| {
         SendError::new(
             FaultClass::Conflict,
@@ -360,7 +433,7 @@ fn compare(sftp: &ssh2::Sftp, names: &Names, found: &FileStat, content: &[u8]) -
     if found.size.is_some_and(|size| size != content.len() as u64) {
         return Err(conflict("a file of another size has this name").into());
     }
-    let there = |how: &str| Ok(delivered(format!("already there{how}: {} ({} bytes)", names.shown(), content.len())));
+    let there = |how: &str| Ok(format!("already there{how}: {} ({} bytes)", names.shown(), content.len()));
     let Ok(file) = answer("reading back", sftp.open(Path::new(&names.last())))? else {
         return there(", with the same size (it cannot be read)");
     };
@@ -396,7 +469,7 @@ fn refused(what: &str, code: i32) -> Failure {
     let (class, message) = match code {
         code if is_missing(code) => (
             FaultClass::Folder,
-            "the folder is not on the server; create it there, or change `directory` (`labwire messages show` names it)"
+            "the folder is not on the server; create it there, set `mkdir = true`, or change `directory` (`labwire messages show` names it)"
                 .to_owned(),
         ),
         status::PERMISSION_DENIED => (
@@ -419,8 +492,10 @@ fn refused(what: &str, code: i32) -> Failure {
 }
 
 /// Why there is no connection.
-fn class_of(error: &SshError) -> FaultClass {
+fn class_of(error: &OpenError) -> FaultClass {
+    let OpenError::Ssh(error) = error else { return FaultClass::Answer };
     match error {
+        SshError::Algorithms { .. } => FaultClass::Protocol,
         SshError::Resolve { .. } => FaultClass::Dns,
         SshError::Connect { error, .. } => FaultClass::of_connecting(error),
         SshError::HostKey { .. } => FaultClass::HostKey,
@@ -432,53 +507,6 @@ fn class_of(error: &SshError) -> FaultClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn outgoing(directory: &str, file_name: &str) -> Outgoing {
-        let properties = [("directory", directory), ("file_name", file_name)];
-        let properties = properties.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Outgoing { content: Bytes::new(), properties }
-    }
-
-    #[test]
-    fn names_are_joined_as_the_server_reads_them() {
-        for (directory, path, shown) in [
-            (".", "./a.hl7", "a.hl7"),
-            ("in", "in/a.hl7", "in/a.hl7"),
-            ("in/", "in/a.hl7", "in/a.hl7"),
-            ("/", "/a.hl7", "/a.hl7"),
-            ("/x/y", "/x/y/a.hl7", "/x/y/a.hl7"),
-        ] {
-            let names = Names::of(&outgoing(directory, "a.hl7")).unwrap();
-            assert_eq!((names.last().as_str(), names.shown().as_str()), (path, shown), "{directory}");
-            assert!(is_leftover(&names.temporary, "a.hl7"), "{}", names.temporary);
-        }
-    }
-
-    #[test]
-    fn a_delivery_without_usable_names_is_rejected() {
-        for broken in
-            [Outgoing::default(), outgoing("in", ""), outgoing("", "a"), outgoing("in", "../a"), outgoing("in", "a\0")]
-        {
-            assert_eq!(Names::of(&broken).unwrap_err().class, FaultClass::Content);
-        }
-    }
-
-    #[test]
-    fn only_our_own_temporary_files_are_leftovers() {
-        for (name, ours) in [
-            (".a.hl7.1764000000000000.part", true),
-            (".a.hl7.1764000000000000.par", false),
-            ("a.hl7.1764000000000000.part", false),
-            (".a.hl7.176400000000000x.part", false),
-            (".a.hl7.17.part", false),
-            (".b.hl7.1764000000000000.part", false),
-            (".a.hl7..part", false),
-            (".part", false),
-            ("", false),
-        ] {
-            assert_eq!(is_leftover(name, "a.hl7"), ours, "{name}");
-        }
-    }
 
     #[test]
     fn content_is_compared_to_its_last_byte() {

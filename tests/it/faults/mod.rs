@@ -8,7 +8,7 @@ mod disk;
 mod kill;
 mod limits;
 mod mllp;
-mod mounts;
+pub(crate) mod mounts;
 mod network;
 mod power;
 mod process;

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::support::rig::Rig;
 
 /// A mounted file system, unmounted when dropped.
-pub(super) struct Mount {
+pub(crate) struct Mount {
     folder: tempfile::TempDir,
     image: Option<PathBuf>,
 }
@@ -27,7 +27,7 @@ impl Mount {
     }
 
     /// A disk in memory.
-    pub(super) fn tmpfs(mebibytes: u32) -> Option<Mount> {
+    pub(crate) fn tmpfs(mebibytes: u32) -> Option<Mount> {
         Mount::new(&["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "tmpfs"], None)
     }
 
@@ -47,7 +47,7 @@ impl Mount {
         Mount::new(&["-o", "loop,nodiscard", image.to_str().unwrap()], Some(image.to_owned()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 

@@ -139,6 +139,24 @@ fn logins_of_every_kind() {
 }
 
 #[test]
+fn an_old_server_is_spoken_to_where_the_channel_file_says_so() {
+    let old =
+        "KexAlgorithms diffie-hellman-group14-sha1\nHostKeyAlgorithms ssh-rsa\nCiphers aes128-cbc\nMACs hmac-sha1\n";
+    let partner = Partner::with_config(&["rsa"], old, None);
+    let host_key = format!("\"{}\"", partner.sshd().fingerprint("rsa"));
+    put(&partner.files(), "a.hl7", message("1"));
+    let options = format!("{QUICK}after = \"delete\"");
+    let mut rig = rig(&partner, &[("host_key", &host_key)], &options);
+    rig.start();
+    let error = eventually("it is shown", || view(&rig, "files")["source_error"].as_str().map(str::to_owned));
+    // What the error says is what helps.
+    let (_, line) = error.split_once("legacy_algorithms = ").unwrap_or_else(|| panic!("{error}"));
+    let more = [("host_key", &*host_key), ("legacy_algorithms", line)];
+    rig.write("channels/files.toml", channel("files", &format!("{}{options}", source(&partner, &more))));
+    rig.wait_for("sent", 1);
+}
+
+#[test]
 fn the_folder_is_the_one_that_is_given() {
     let partner = Partner::start(Make::OpenSsh);
     put(&partner.files(), "outside.hl7", message("outside"));

@@ -65,6 +65,14 @@ impl Partner {
         partner
     }
 
+    /// OpenSSH's server with host keys of these kinds, more lines of configuration, and files that may lie elsewhere.
+    pub fn with_config(host_keys: &'static [&'static str], more: &str, files: Option<PathBuf>) -> Partner {
+        let mut partner = Partner::start(Make::OpenSsh);
+        let sshd = Sshd::start_with(&partner.folder.path().join("key"), host_keys, more, files);
+        partner.server = Server::OpenSsh(Box::new(sshd));
+        partner
+    }
+
     /// Our own server, which takes files up to this size.
     pub async fn with_file_limit(file_bytes: u64) -> Partner {
         let mut partner = Partner::start(Make::Hosted);
@@ -98,10 +106,10 @@ impl Partner {
         }
     }
 
-    /// The fingerprint of its (ed25519) host key.
+    /// The fingerprint of its (first) host key.
     pub fn fingerprint(&self) -> String {
         match &self.server {
-            Server::OpenSsh(sshd) => sshd.fingerprint("ed25519"),
+            Server::OpenSsh(sshd) => sshd.fingerprint(sshd.kinds[0]),
             Server::Hosted { hosted, .. } => hosted.as_ref().unwrap().fingerprint().to_owned(),
         }
     }
@@ -112,6 +120,13 @@ impl Partner {
             Server::OpenSsh(sshd) => sshd,
             Server::Hosted { .. } => panic!("this is not OpenSSH"),
         }
+    }
+
+    /// Starts OpenSSH's server again with new host keys of other kinds.
+    pub fn change_kinds(&mut self, kinds: &'static [&'static str]) {
+        let Server::OpenSsh(sshd) = &mut self.server else { panic!("this is not OpenSSH") };
+        sshd.kinds = kinds;
+        sshd.change_host_keys();
     }
 
     /// Ends it with everything it is doing.
@@ -189,10 +204,15 @@ impl Partner {
 
 /// Reads the options of an `sftp` destination; the diagnostics when there are any.
 pub fn parse(options: &str, folder: &Path) -> Result<Box<dyn DestinationConfig>, Vec<String>> {
+    parse_kind("sftp", options, folder)
+}
+
+/// The same for a destination of any kind.
+pub fn parse_kind(kind: &str, options: &str, folder: &Path) -> Result<Box<dyn DestinationConfig>, Vec<String>> {
     let file = SourceFile::new(Path::new("channel.toml"), options);
     let read = collect(&file, folder, || {
         let entries = DeTable::parse(&file.text).unwrap().into_inner();
-        let kind = KINDS.iter().find(|kind| kind.name == "sftp").unwrap();
+        let kind = KINDS.iter().find(|known| known.name == kind).unwrap();
         (kind.parse)(Table::new(entries, 0..options.len(), "[destination.partner]"))
     });
     match read.value {

@@ -13,7 +13,10 @@ const INSTALL: &str = "OpenSSH's server is missing; `make test` installs it, or:
 /// The server; its processes end when this is dropped.
 pub struct Sshd {
     folder: tempfile::TempDir,
-    kinds: &'static [&'static str],
+    pub kinds: &'static [&'static str],
+    /// More lines of its configuration.
+    more: String,
+    files: PathBuf,
     port: u16,
     process: Option<Child>,
 }
@@ -21,10 +24,16 @@ pub struct Sshd {
 impl Sshd {
     /// Starts a server that knows the public key `user_key`, with host keys of these kinds.
     pub fn start(user_key: &Path, kinds: &'static [&'static str]) -> Sshd {
+        Sshd::start_with(user_key, kinds, "", None)
+    }
+
+    /// The same with more lines of configuration, and with files that lie elsewhere.
+    pub fn start_with(user_key: &Path, kinds: &'static [&'static str], more: &str, files: Option<PathBuf>) -> Sshd {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("files")).unwrap();
+        let files = files.unwrap_or_else(|| folder.path().join("files"));
         std::fs::copy(user_key.with_extension("pub"), folder.path().join("authorized_keys")).unwrap();
-        let mut sshd = Sshd { folder, kinds, port: 0, process: None };
+        let mut sshd = Sshd { folder, kinds, more: more.to_owned(), files, port: 0, process: None };
         sshd.make_host_keys();
         sshd.run();
         sshd
@@ -32,7 +41,7 @@ impl Sshd {
 
     /// Where a login begins.
     pub fn files(&self) -> PathBuf {
-        self.folder.path().join("files")
+        self.files.clone()
     }
 
     pub fn port(&self) -> u16 {
@@ -105,7 +114,9 @@ impl Sshd {
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nMaxStartups 100\n{host_keys}\
-             AuthorizedKeysFile {folder}/authorized_keys\nSubsystem sftp internal-sftp -d {folder}/files\n"
+             AuthorizedKeysFile {folder}/authorized_keys\nSubsystem sftp internal-sftp -d {}\n{}",
+            self.files.display(),
+            self.more
         );
         let path = self.folder.path().join("config");
         std::fs::write(&path, config).unwrap();
@@ -117,12 +128,22 @@ impl Sshd {
         self.process.as_ref().map(|process| descendants(process.id())).unwrap_or_default()
     }
 
-    /// Kills the server and all its sessions at once.
-    pub fn kill(&mut self) {
-        let Some(mut process) = self.process.take() else { return };
-        for id in descendants(process.id()) {
+    /// How many connections there are: each has a process of its own directly below the server.
+    pub fn connections(&self) -> usize {
+        self.process.as_ref().map_or(0, |process| children(process.id()).len())
+    }
+
+    /// Kills the processes that serve connections; the server lives on.
+    pub fn kill_sessions(&self) {
+        for id in self.sessions() {
             let _ = Command::new("kill").args(["-KILL", &id.to_string()]).stderr(Stdio::null()).status();
         }
+    }
+
+    /// Kills the server and all its sessions at once.
+    pub fn kill(&mut self) {
+        self.kill_sessions();
+        let Some(mut process) = self.process.take() else { return };
         let _ = process.kill();
         let _ = process.wait();
     }
@@ -134,9 +155,13 @@ impl Drop for Sshd {
     }
 }
 
-fn descendants(parent: u32) -> Vec<u32> {
+fn children(parent: u32) -> Vec<u32> {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    let children: Vec<u32> = children.split_whitespace().filter_map(|id| id.parse().ok()).collect();
+    children.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+}
+
+fn descendants(parent: u32) -> Vec<u32> {
+    let children = children(parent);
     children.iter().flat_map(|child| descendants(*child)).chain(children.iter().copied()).collect()
 }
 

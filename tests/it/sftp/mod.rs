@@ -1,12 +1,17 @@
 //! The SFTP destination against two real servers: OpenSSH's, and Labwire's own.
 
+mod connections;
+mod faults;
+mod options;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use labwire::destination::{Disposition, KINDS};
+use labwire::destination::{Disposition, FaultClass, KINDS};
 use labwire::message::{Format, Message, MessageIds, Meta, Origin};
+use russh::MethodKind;
 
 use crate::support::cutter::Cutter;
 use crate::support::eventually::eventually;
@@ -38,7 +43,7 @@ async fn a_file_arrives_whole_under_its_name_and_nothing_else_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_again_is_success_and_something_else_is_a_conflict() {
+async fn f61_the_same_again_is_success_and_something_else_is_a_conflict() {
     for make in MAKES {
         let partner = Partner::start(make);
         let mut destination = partner.destination(&[]).await;
@@ -68,7 +73,7 @@ async fn the_same_again_is_success_and_something_else_is_a_conflict() {
 
 /// The name is taken between our look and our rename: what is there wins.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
+async fn f61_a_name_that_is_taken_meanwhile_is_not_overwritten() {
     for make in MAKES {
         for (theirs, outcome) in [(&b"theirs"[..], Err(Disposition::Dead)), (ORDER.as_bytes(), Ok(()))] {
             let partner = Partner::start(make);
@@ -93,7 +98,7 @@ async fn a_name_that_is_taken_meanwhile_is_not_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_in_the_middle_gets_one_whole_file_later() {
+async fn f59_a_server_killed_in_the_middle_gets_one_whole_file_later() {
     for make in MAKES {
         let mut partner = Partner::start(make);
         let mut destination = partner.destination(&[]).await;
@@ -148,7 +153,7 @@ async fn a_kept_connection_that_died_is_replaced_within_the_attempt() {
 
 /// The connection breaks after the server has renamed and before it can say so.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unanswered_rename_is_found_out_by_looking() {
+async fn f60_an_unanswered_rename_is_found_out_by_looking() {
     for make in MAKES {
         for taken_away in [false, true] {
             let partner = Partner::start(make);
@@ -197,7 +202,7 @@ async fn a_dropped_attempt_leaves_nothing_under_the_final_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_host_key_is_refused_with_both_fingerprints() {
+async fn f64_a_changed_host_key_is_refused_with_both_fingerprints() {
     for make in MAKES {
         let mut partner = Partner::start(make);
         let pinned = partner.fingerprint();
@@ -227,6 +232,20 @@ async fn a_pinned_key_of_any_kind_is_asked_for() {
             send(&mut destination, &outgoing(".", &name, ORDER)).await.expect(kind);
         }
     }
+}
+
+/// The kind of key that was pinned is gone, and with it what we ask for since it was found.
+#[tokio::test(flavor = "multi_thread")]
+async fn f64_a_host_key_of_another_kind_is_refused_with_both_fingerprints() {
+    let mut partner = Partner::with_every_host_key();
+    let pinned = partner.sshd().fingerprint("rsa");
+    let mut destination = partner.destination(&[("host_key", &format!("\"{pinned}\""))]).await;
+    send(&mut destination, &outgoing(".", "a.hl7", ORDER)).await.unwrap();
+    partner.change_kinds(&["ed25519"]);
+    let presented = partner.fingerprint();
+    let error = send(&mut destination, &outgoing(".", "b.hl7", ORDER)).await.unwrap_err();
+    assert_eq!(error.class, FaultClass::HostKey, "{error}");
+    assert!(error.message.contains(&pinned) && error.message.contains(&presented), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,18 +347,21 @@ async fn a_server_that_does_not_take_the_file_is_tried_again_and_kept_clean() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_that_is_asked_for_is_given() {
-    let server = Interactive::start(PASSWORD).await;
-    let partner = Partner::start(Make::Hosted);
-    std::fs::write(partner.folder.path().join("wrong"), "wrong horse").unwrap();
-    let (port, host_key) = (server.address.port().to_string(), format!("\"{}\"", server.fingerprint));
-    for (file, disposition, words) in
-        [("password", Disposition::Retry, "does not start SFTP"), ("wrong", Disposition::Pause, "by password")]
-    {
-        let password = format!("{{ file = \"{file}\" }}");
-        let more = [("port", &*port), ("host_key", &host_key), ("key", ""), ("password", &password)];
-        let error = send(&mut partner.destination(&more).await, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
-        assert_eq!(error.disposition(), disposition, "{file}: {error}");
-        assert!(error.message.contains(words), "{file}: {error}");
+    // The second server refuses every password that is given to it unasked.
+    for ways in [&[MethodKind::KeyboardInteractive][..], &[MethodKind::Password, MethodKind::KeyboardInteractive]] {
+        let server = Interactive::start(PASSWORD, ways).await;
+        let partner = Partner::start(Make::Hosted);
+        std::fs::write(partner.folder.path().join("wrong"), "wrong horse").unwrap();
+        let (port, host_key) = (server.address.port().to_string(), format!("\"{}\"", server.fingerprint));
+        for (file, disposition, words) in
+            [("password", Disposition::Retry, "does not start SFTP"), ("wrong", Disposition::Pause, "by password")]
+        {
+            let password = format!("{{ file = \"{file}\" }}");
+            let more = [("port", &*port), ("host_key", &host_key), ("key", ""), ("password", &password)];
+            let error = send(&mut partner.destination(&more).await, &outgoing(".", "a.hl7", ORDER)).await.unwrap_err();
+            assert_eq!(error.disposition(), disposition, "{ways:?} {file}: {error}");
+            assert!(error.message.contains(words), "{ways:?} {file}: {error}");
+        }
     }
 }
 
