@@ -19,7 +19,7 @@ use crate::config::BuildError;
 use crate::journal::Journal;
 use crate::message::MessageIds;
 use crate::monitor::Counters;
-use crate::source::{Intake, Source, Waiters};
+use crate::source::{Intake, Source, Trouble, Waiters};
 
 /// A source that cannot be opened (a port in use) is tried again so often.
 const REOPEN_AFTER: Duration = Duration::from_secs(5);
@@ -112,6 +112,7 @@ pub struct Channel {
     lane_status: Mutex<BTreeMap<Name, Arc<Mutex<LaneStatus>>>>,
     state: Arc<Mutex<State>>,
     listens_on: Arc<Mutex<Option<SocketAddr>>>,
+    trouble: Trouble,
     parts: tokio::sync::Mutex<Parts>,
 }
 
@@ -129,6 +130,7 @@ impl Channel {
             lane_status: Mutex::default(),
             state: Arc::new(Mutex::new(State::Stopped)),
             listens_on: Arc::default(),
+            trouble: Trouble::default(),
             parts: tokio::sync::Mutex::default(),
         }
     }
@@ -156,6 +158,11 @@ impl Channel {
     /// The address that its source listens on.
     pub fn listens_on(&self) -> Option<SocketAddr> {
         *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why its source takes nothing in although it runs.
+    pub fn source_error(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What its lanes are doing, in the order of the file.
@@ -257,6 +264,7 @@ impl Channel {
         let ChannelContext { journal, ids, .. } = self.context.clone();
         Intake::new(self.name.clone(), journal, ids, self.wake_worker.clone(), self.counters.clone())
             .with_waiters(self.waiters.clone())
+            .showing(self.trouble.clone())
     }
 
     fn run_source(&self, source: Box<dyn Source>) -> Running {
@@ -309,6 +317,7 @@ impl Channel {
             source.stop().await;
         }
         *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn start_sending(&self, parts: &mut Parts) {

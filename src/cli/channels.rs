@@ -107,6 +107,9 @@ fn show(view: &ChannelView) {
     };
     let address = view.listens_on.map_or(String::new(), |address| format!(" on {address}"));
     print_line(&format!("{}  {state}  ({}{address})", view.name, view.source));
+    if let Some(error) = &view.source_error {
+        print_line(&format!("    <- {error}"));
+    }
     let counters = &view.counters;
     print_line(&format!(
         "    received {}, rejected {}, filtered {}, errored {}, sent {}, retried {}, dead {}",

@@ -251,6 +251,10 @@ impl Journal for Disk {
         search::search(&self.shared, query)
     }
 
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.folder)
+    }
+
     fn room(&self) -> Room {
         self.reserve.level()
     }

@@ -1,6 +1,7 @@
 //! The one door into a channel.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -8,7 +9,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Waiters;
-use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
+use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat, Room};
 use crate::message::{Body, Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
 
@@ -23,7 +24,11 @@ pub struct Intake {
     counters: Arc<Counters>,
     /// Those who wait for what becomes of a message.
     waiters: Arc<Waiters>,
+    trouble: Trouble,
 }
+
+/// Why a source takes nothing in although it runs; none while all is well. Shown beside the channel.
+pub type Trouble = Arc<Mutex<Option<String>>>;
 
 /// What a source says of a body that it hands over.
 pub struct Taken {
@@ -70,7 +75,7 @@ impl Intake {
         wake: Arc<Notify>,
         counters: Arc<Counters>,
     ) -> Intake {
-        Intake { channel, journal, ids, wake, counters, waiters: Arc::default() }
+        Intake { channel, journal, ids, wake, counters, waiters: Arc::default(), trouble: Trouble::default() }
     }
 
     /// The same, for a channel whose worker and lanes tell these.
@@ -86,9 +91,37 @@ impl Intake {
         &*self.journal
     }
 
+    /// The same, showing its trouble here.
+    pub fn showing(self, trouble: Trouble) -> Intake {
+        Intake { trouble, ..self }
+    }
+
+    /// Shows why the source takes nothing in, or that all is well. The log has a line when that changes, and not at every try.
+    pub fn trouble(&self, now: Option<String>) {
+        let mut shown = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*shown, &now) {
+            (before, Some(error)) if before.as_ref() != Some(error) => {
+                warn!(channel = self.channel(), error, "the source takes nothing in; it is tried again");
+            }
+            (Some(_), None) => info!(channel = self.channel(), "the source takes messages in again"),
+            _ => {}
+        }
+        *shown = now;
+    }
+
     /// The channel's counters: the source counts what only it sees.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether there is room for more in the journal.
+    pub fn room(&self) -> Room {
+        self.journal.room()
+    }
+
+    /// The folder that the journal is in, for what a source has to keep.
+    pub fn data_folder(&self) -> Option<&Path> {
+        self.journal.folder()
     }
 
     /// The channel's name, for logs.

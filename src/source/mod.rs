@@ -20,17 +20,23 @@ mod ack;
 mod duplicates;
 mod event;
 mod fate;
+mod file;
 mod format;
 mod http;
 mod intake;
 mod mllp;
+mod poll;
+mod schedule;
+mod sftp;
+mod values;
 
 pub use ack::AckWhen;
 pub use event::EventSource;
 pub use fate::{End, Fate, Until, Waiter, Waiters};
 pub use format::{CharsetOption, FormatOption, Incoming};
-pub use intake::{Intake, IntakeError, Taken};
+pub use intake::{Intake, IntakeError, Taken, Trouble};
 pub use mllp::{Judged, judge};
+pub use schedule::{Schedule, Tick, Ticks};
 
 /// A kind of source: everything about it that others need is derived from this.
 pub struct SourceKind {
@@ -47,7 +53,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, http::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, http::KIND, file::KIND, sftp::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]

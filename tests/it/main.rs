@@ -20,6 +20,7 @@ mod disk_full;
 mod events;
 mod faults;
 mod faults_by_class;
+mod files;
 mod formats;
 mod hosted;
 mod http;

@@ -96,7 +96,7 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
         id: TEST_ID.parse::<MessageId>().expect("a valid id"),
         channel: spec.name.to_string(),
         received_at: TEST_TIME.parse::<Timestamp>().expect("a valid time"),
-        origin: Origin { source: spec.source_kind.to_owned(), ..Origin::default() },
+        origin: Origin { source: spec.source_kind.to_owned(), file_name: file_name(spec, test), ..Origin::default() },
     };
     let mut judged = None;
     let read = if spec.source_kind == EventSource::NAME {
@@ -140,6 +140,12 @@ fn outcome_of(processed: &Processed) -> Transformed {
     let all_filtered = others.iter().all(|outcome| matches!(outcome, Transformed::Filtered { .. }));
     let outcome = errored.or(others.first().copied().filter(|_| all_filtered));
     outcome.unwrap_or(&processed.outcome).clone()
+}
+
+/// The name of the file that the test's input would have come in.
+fn file_name(spec: &ChannelSpec, test: &TestSpec) -> Option<String> {
+    let name = test.input.path.file_name().filter(|_| matches!(spec.source_kind, "file" | "sftp"))?;
+    Some(name.to_string_lossy().into_owned())
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {

@@ -38,6 +38,9 @@ pub struct ChannelView {
     /// The address that the source listens on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listens_on: Option<SocketAddr>,
+    /// Why the source takes nothing in although it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_error: Option<String>,
     /// What it is doing.
     #[serde(flatten)]
     pub state: channel::State,
@@ -75,6 +78,7 @@ impl ChannelView {
             file: spec.file.name.clone(),
             source: spec.source_kind.to_owned(),
             listens_on: channel.listens_on(),
+            source_error: channel.source_error(),
             state: channel.state(),
             counters: channel.counters().now(),
             messages: journal

@@ -34,8 +34,8 @@ fn obedient() -> HttpServer {
     })
 }
 
-const FILTER: &str = "[[transformer]]\nfilter = \"event != 'skip'\"\n\
-    [[transformer]]\nwhen = \"event == 'bad'\"\nset = { \"/x\" = \"{{ event.no.such }}\" }\n";
+const FILTER: &str = "[[transformer]]\nfilter = \"msg.raw != '\\\"skip\\\"'\"\n\
+    [[transformer]]\nwhen = \"msg.raw == '\\\"bad\\\"'\"\nset = { \"/x\" = \"{{ event.no.such }}\" }\n";
 
 #[test]
 fn transformed_and_delivered_tell_what_became_of_it() {

@@ -130,6 +130,10 @@ impl Journal for TestJournal {
         self.disk.room()
     }
 
+    fn folder(&self) -> Option<&std::path::Path> {
+        self.disk.folder()
+    }
+
     fn damage(&self) -> Vec<String> {
         self.disk.damage()
     }
