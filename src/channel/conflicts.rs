@@ -62,17 +62,35 @@ fn conflicts(
         let message = format!("two channels are called `{}`", spec.name);
         found.push(diagnostic(&spec.name_span, message, format!("the other one is {}", other.file.name)));
     }
-    for resource in if spec.enabled { spec.source.resources() } else { Vec::new() } {
-        let holds = |other: &ChannelSpec| {
-            other.enabled && other.source.resources().iter().any(|held| held.conflicts_with(&resource))
-        };
+    let resources = spec.resources();
+    for (at, (resource, span)) in resources.iter().enumerate() {
+        let holds = |other: &ChannelSpec| other.resources().iter().any(|(held, _)| held.conflicts_with(resource));
+        if resources[..at].iter().any(|(other, _)| other.conflicts_with(resource)) {
+            let help = "another part of this channel has it, too".to_owned();
+            found.push(diagnostic(span, what_is_shared(resource), help));
+        }
         let had_it = running.iter().any(|old| same_file(old) && holds(old));
         if let Some((other, _)) = rivals().find(|(other, is_kept)| holds(other) && (*is_kept || !had_it)) {
-            let Resource::Port(address) = resource;
-            let message = format!("two channels listen on port {}", address.port());
-            let help = format!("`{}` ({}) has it, too: choose another port", other.name, other.file.name);
-            found.push(diagnostic(&spec.source_span, message, help));
+            let advice = match resource {
+                Resource::Port(_) => "choose another port",
+                Resource::SharedPort { .. } => "choose another port, or give both the same `listen`, `host_key` and `limits`",
+                Resource::Folder { .. } => "choose another folder, and none that lies in another channel's",
+            };
+            let help = format!("`{}` ({}) has it, too: {advice}", other.name, other.file.name);
+            found.push(diagnostic(span, what_is_shared(resource), help));
         }
     }
     found
+}
+
+fn what_is_shared(resource: &Resource) -> String {
+    match resource {
+        Resource::Port(address) => format!("two channels listen on port {}", address.port()),
+        Resource::SharedPort { address, .. } => {
+            format!("two channels listen on port {}, and do not say the same of it", address.port())
+        }
+        Resource::Folder { user, folder } => {
+            format!("the folder `/{}` of user `{user}` is there twice", folder.join("/"))
+        }
+    }
 }

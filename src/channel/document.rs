@@ -286,8 +286,8 @@ fn read_destinations(entry: Option<Entry<'_>>, retry: Retry) -> Vec<(Name, Optio
 }
 
 fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
-    let name = entry.name().to_owned();
-    check_name(&name, &entry.key.span(), "destination");
+    let (name, span) = (entry.name().to_owned(), entry.key.span());
+    check_name(&name, &span, "destination");
     let mut table = entry.into_table(format!("[destination.{name}]"))?;
     let when = table.take("when").and_then(Entry::read::<Expression>);
     let owner = format!("destination.{name}.transformer");
@@ -304,7 +304,7 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
     let dispatch = dispatch?;
-    Some(DestinationSpec { name: name.into(), kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
+    Some(DestinationSpec { name: name.into(), span, kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

@@ -18,6 +18,7 @@ mod tests;
 mod waits;
 mod window;
 
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -317,9 +318,9 @@ impl Dispatcher {
         let connector = self.connectors.pop().flatten();
         match outgoing {
             Ok(outgoing) => {
-                let (spec, at) = (self.spec.clone(), self.at);
+                let (spec, at, journal) = (self.spec.clone(), self.at, self.lane.journal.clone());
                 self.attempts.push(Box::pin(async move {
-                    let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
+                    let (connector, result) = attempt(connector, &spec, at, journal.folder(), &outgoing).await;
                     Ended { connector, queued, started_at, began, result }
                 }));
                 Ok(())
@@ -455,11 +456,12 @@ async fn attempt(
     mut connector: Connector,
     spec: &ChannelSpec,
     at: usize,
+    data: Option<&Path>,
     outgoing: &Outgoing,
 ) -> (Connector, Result<Delivered, SendError>) {
     if connector.is_none() {
         let destination = &spec.destinations[at];
-        match destination.config.build(&spec.place(&destination.name)).await {
+        match destination.config.build(&spec.place(&destination.name, data)).await {
             Ok(built) => connector = Some(built),
             Err(error) => return (None, Err(SendError::new(FaultClass::Configuration, error.to_string()))),
         }

@@ -245,7 +245,7 @@ impl Channel {
 
     async fn open(&self) -> Result<Box<dyn Source>, BuildError> {
         let spec = self.program.load_full();
-        let source = spec.source.build(&spec.place("source")).await?;
+        let source = spec.source.build(&spec.place("source", self.context.journal.folder())).await?;
         *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
         Ok(source)
     }
@@ -269,6 +269,7 @@ impl Channel {
     /// Runs the source until it is stopped. One that cannot be opened, or that ended by itself, is opened again after a while.
     fn keep_source(&self, mut open: Option<Box<dyn Source>>) -> Running {
         let (program, intake, name) = (self.program.clone(), self.intake(), self.name.clone());
+        let journal = self.context.journal.clone();
         let (state, listens_on) = (self.state.clone(), self.listens_on.clone());
         Running::spawn(|stop| async move {
             let set_state = |now| *state.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -290,7 +291,7 @@ impl Channel {
                     () = stop.cancelled() => return,
                 }
                 let spec = program.load_full();
-                if let Ok(source) = spec.source.build(&spec.place("source")).await {
+                if let Ok(source) = spec.source.build(&spec.place("source", journal.folder())).await {
                     info!(channel = &*name, "the source is open");
                     *listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
                     set_state(State::Running);
@@ -326,6 +327,11 @@ impl Channel {
                 .iter()
                 .map(|destination| self.start_lane(&destination.name, destination.kind))
                 .collect();
+            let (count, journal) = (spec.destinations.len(), self.context.journal.clone());
+            parts.lanes.extend((0..count).map(|at| {
+                let (spec, journal) = (spec.clone(), journal.clone());
+                Running::spawn(move |stop| keep_open(spec, at, journal, stop))
+            }));
         }
     }
 
@@ -358,6 +364,29 @@ impl Channel {
     }
 }
 
+/// Holds open what a destination offers to partners, for as long as its channel sends.
+async fn keep_open(spec: Arc<ChannelSpec>, at: usize, journal: Arc<dyn Journal>, stop: CancellationToken) {
+    let destination = &spec.destinations[at];
+    let place = spec.place(&destination.name, journal.folder());
+    let mut told = false;
+    loop {
+        match destination.config.offer(&place).await {
+            Ok(None) => return,
+            Ok(Some(_offered)) => return stop.cancelled().await,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                let (channel, destination) = (&*spec.name, &*destination.name);
+                let seconds = REOPEN_AFTER.as_secs();
+                warn!(channel, destination, %error, "what it offers cannot be opened; trying again every {seconds} s");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REOPEN_AFTER) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// A new version of a channel whose source is open already, though it does not run yet.
 pub(crate) struct Opened {
     spec: ChannelSpec,
@@ -372,8 +401,8 @@ impl Channel {
     }
 
     /// Opens the source of a new version beside the one that runs.
-    pub(crate) async fn open_beside(spec: ChannelSpec) -> Result<Opened, Box<(ChannelSpec, BuildError)>> {
-        match spec.source.build(&spec.place("source")).await {
+    pub(crate) async fn open_beside(&self, spec: ChannelSpec) -> Result<Opened, Box<(ChannelSpec, BuildError)>> {
+        match spec.source.build(&spec.place("source", self.context.journal.folder())).await {
             Ok(source) => Ok(Opened { spec, source }),
             Err(error) => Err(Box::new((spec, error))),
         }

@@ -39,6 +39,8 @@ pub struct Place {
     pub channel: String,
     /// `source` or the destination's name.
     pub name: String,
+    /// The engine's data folder; none where there is no engine.
+    pub data: Option<PathBuf>,
 }
 
 /// Something that only one channel can hold at a time.
@@ -46,15 +48,48 @@ pub struct Place {
 pub enum Resource {
     /// A TCP port.
     Port(SocketAddr),
+    /// A TCP port that several channels hold together, as long as they say the same of it.
+    SharedPort {
+        /// The address.
+        address: SocketAddr,
+        /// What is said of it.
+        settings: String,
+    },
+    /// A folder of a user of the hosted SFTP server.
+    Folder {
+        /// The user.
+        user: String,
+        /// The names of its path.
+        folder: Vec<String>,
+    },
 }
 
 impl Resource {
     /// Whether both cannot be held at once. Port 0 picks a free one and never collides.
     pub fn conflicts_with(&self, other: &Resource) -> bool {
-        let (Resource::Port(a), Resource::Port(b)) = (self, other);
-        a.port() != 0
-            && a.port() == b.port()
-            && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+        use Resource::{Folder, SharedPort};
+        match (self, other) {
+            (Folder { user: a, folder: one }, Folder { user: b, folder: two }) => {
+                a == b && (one.starts_with(two) || two.starts_with(one))
+            }
+            (Folder { .. }, _) | (_, Folder { .. }) => false,
+            (SharedPort { .. }, SharedPort { .. }) if self == other => false,
+            _ => match (self.port(), other.port()) {
+                (Some(a), Some(b)) => {
+                    a.port() != 0
+                        && a.port() == b.port()
+                        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn port(&self) -> Option<SocketAddr> {
+        match self {
+            Resource::Port(address) | Resource::SharedPort { address, .. } => Some(*address),
+            Resource::Folder { .. } => None,
+        }
     }
 }
 
@@ -81,6 +116,9 @@ pub enum BuildError {
     /// A secret cannot be had.
     #[error("{0}")]
     Secret(String),
+    /// Labwire's own SFTP server cannot be made.
+    #[error("{0}")]
+    Hosted(String),
     /// Keys and certificates are of no use.
     #[error("{0}")]
     Tls(String),

@@ -4,6 +4,7 @@
 //! to the lane (`channel/lane.rs`); what becomes of a fault is data (`fault.rs`). What is sent is fixed by [`DestinationConfig::prepare`] before the first attempt and kept in
 //! the journal, so that every attempt, also one after a crash, sends the same bytes under the same name.
 
+use std::any::Any;
 use std::fmt;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
 
-use crate::config::{BuildError, Mistake, Place, Table};
+use crate::config::{BuildError, Mistake, Place, Resource, Table};
 use crate::expr::ExprError;
 use crate::journal::Outgoing;
 use crate::message::Message;
@@ -25,6 +26,7 @@ mod file;
 mod http;
 mod mllp;
 mod sftp;
+mod sftp_server;
 
 pub use fault::{Disposition, FAULTS, Fault, FaultClass, Rules, SendError};
 
@@ -45,7 +47,7 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, http::KIND, file::KIND];
+pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, sftp_server::KIND, http::KIND, file::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
@@ -56,6 +58,17 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
     fn writes_to(&self) -> Option<&'static str> {
         None
+    }
+
+    /// What it needs alone: two channels that name the same resource cannot run together.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    /// Opens what it offers to partners whether or not there is something to send: a place where they pick up. It stays open until
+    /// what comes back is dropped. None for a destination that only goes out.
+    async fn offer(&self, _place: &Place) -> Result<Option<Box<dyn Any + Send + Sync>>, BuildError> {
+        Ok(None)
     }
 
     /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because

@@ -586,6 +586,11 @@ pub trait Journal: Send + Sync + 'static {
     /// Copies everything that is on disk by now into a new folder, while work goes on.
     async fn backup(&self, to: &Path) -> Result<Backup, JournalError>;
 
+    /// The folder that it is in; none for one that is in none.
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     /// How much is in the journal.
     fn stats(&self) -> Stats;
 

@@ -18,6 +18,7 @@ use crate::config::{BuildError, Mistake, Place, Resource, Table};
 mod event;
 mod intake;
 mod mllp;
+mod sftp_server;
 
 pub use event::EventSource;
 pub use intake::{Intake, IntakeError, Taken};
@@ -38,7 +39,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, sftp_server::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]

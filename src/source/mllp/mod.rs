@@ -133,7 +133,7 @@ fn some_connections<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
 
 /// A character set by its name in HL7 table 0211, or by its common name.
 #[derive(Debug, Clone, Copy)]
-struct FallbackCharset(Charset);
+pub(super) struct FallbackCharset(pub(super) Charset);
 
 impl FallbackCharset {
     fn parse(text: &str) -> Result<FallbackCharset, (String, String)> {
@@ -166,7 +166,7 @@ impl JsonSchema for FallbackCharset {
 
 /// For how long a message is known again; none: each is a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct DuplicateWindow(Option<Duration>);
+pub(super) struct DuplicateWindow(pub(super) Option<Duration>);
 
 impl Default for DuplicateWindow {
     fn default() -> DuplicateWindow {
