@@ -73,7 +73,9 @@ fn conflicts(
         if let Some((other, _)) = rivals().find(|(other, is_kept)| holds(other) && (*is_kept || !had_it)) {
             let advice = match resource {
                 Resource::Port(_) => "choose another port",
-                Resource::SharedPort { .. } => "choose another port, or give both the same `listen`, `host_key` and `limits`",
+                Resource::SharedPort { .. } => {
+                    "choose another port, or give both the same `listen`, `host_key` and `limits`"
+                }
                 Resource::Folder { .. } => "choose another folder, and none that lies in another channel's",
             };
             let help = format!("`{}` ({}) has it, too: {advice}", other.name, other.file.name);

@@ -304,7 +304,17 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let writes_to = config.writes_to().and_then(|key| values.take(key)?.text());
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
     let dispatch = dispatch?;
-    Some(DestinationSpec { name: name.into(), span, kind: kind.name, config, when, transformer, retry, dispatch, writes_to })
+    Some(DestinationSpec {
+        name: name.into(),
+        span,
+        kind: kind.name,
+        config,
+        when,
+        transformer,
+        retry,
+        dispatch,
+        writes_to,
+    })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

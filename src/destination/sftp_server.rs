@@ -126,7 +126,8 @@ impl Destination for Folder {
             let error = "this delivery was queued for a destination of another kind: reprocess its message";
             return Err(SendError::new(FaultClass::Content, error));
         };
-        hosted::fits(&name).map_err(|problem| SendError::new(FaultClass::Content, format!("`file_name`: {problem}")))?;
+        hosted::fits(&name)
+            .map_err(|problem| SendError::new(FaultClass::Content, format!("`file_name`: {problem}")))?;
         let (disk, content) = (self.disk.clone(), outgoing.content.clone());
         let bytes = content.len();
         let placed = tokio::task::spawn_blocking(move || hosted::place(&disk, &name, &content)).await;

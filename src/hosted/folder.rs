@@ -250,6 +250,9 @@ impl Folder {
         if is_final && self.rules.by_rename {
             return Err(Refusal::denied("upload under a temporary name, then rename"));
         }
+        if [name, &stored].iter().any(|name| self.dir.symlink_metadata(name).is_ok_and(|found| !found.is_file())) {
+            return Err(Refusal::failure("something that is no file has this name"));
+        }
         let before = self.look(&stored);
         let exclusive = flags.contains(OpenFlags::CREATE | OpenFlags::EXCLUDE);
         match &before {
@@ -365,13 +368,7 @@ impl Folder {
     }
 
     /// A file is complete and has its name: it goes to the channel.
-    fn arrive(
-        &self,
-        mut names: MutexGuard<'_, Names>,
-        stored: &str,
-        name: &str,
-        who: &Who,
-    ) -> Result<(), Refusal> {
+    fn arrive(&self, mut names: MutexGuard<'_, Names>, stored: &str, name: &str, who: &Who) -> Result<(), Refusal> {
         let capture = self.capture.as_ref().ok_or(StatusCode::PermissionDenied)?;
         if self.look(name).is_some_and(|found| is_placed(&found)) {
             return Err(accepted());

@@ -59,7 +59,8 @@ impl Identity {
 }
 
 fn read(text: &str) -> Result<PrivateKey, String> {
-    let key = PrivateKey::from_openssh(text).map_err(|error| format!("is no private key in OpenSSH format: {error}"))?;
+    let key =
+        PrivateKey::from_openssh(text).map_err(|error| format!("is no private key in OpenSSH format: {error}"))?;
     if key.is_encrypted() { Err("has a passphrase".to_owned()) } else { Ok(key) }
 }
 

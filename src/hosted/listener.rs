@@ -73,13 +73,17 @@ impl Listener {
         let closing = {
             let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
             known.retain(|known| !known.free.is_cancelled());
-            known.iter().find(|known| known.wanted == wanted).map(|known| (known.listener.upgrade(), known.free.clone()))
+            known
+                .iter()
+                .find(|known| known.wanted == wanted)
+                .map(|known| (known.listener.upgrade(), known.free.clone()))
         };
         if let Some((None, free)) = closing {
             free.cancelled().await;
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = known.iter().find_map(|known| Some((known.listener.upgrade()?, known)).filter(|_| known.wanted == wanted));
+        let open =
+            known.iter().find_map(|known| Some((known.listener.upgrade()?, known)).filter(|_| known.wanted == wanted));
         match open {
             Some((listener, known)) if known.settings == settings => Ok(listener),
             Some(_) => Err(ListenerError::Differs),

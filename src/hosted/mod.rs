@@ -50,8 +50,8 @@ pub use credentials::{Credentials, bad_hash, bad_key, hash};
 pub use globs::Glob;
 pub use grants::{Granted, NewGrant};
 pub use identity::{Identity, bad_host_key};
-pub use place::{Placed, place};
 pub use listener::{Listener, ListenerError, Settings};
+pub use place::{Placed, place};
 pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, folder_of};
 
 /// How a hosted server is set up.

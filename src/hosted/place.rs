@@ -56,7 +56,9 @@ fn sync(folder: &Path) -> io::Result<()> {
 /// Whether it is there with the same content; an error where something else is.
 fn is_there(path: &Path, content: &[u8]) -> io::Result<bool> {
     match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() && found.len() == content.len() as u64 && std::fs::read(path)? == content => Ok(true),
+        Ok(found) if found.is_file() && found.len() == content.len() as u64 && std::fs::read(path)? == content => {
+            Ok(true)
+        }
         Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

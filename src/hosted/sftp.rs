@@ -70,11 +70,7 @@ impl Sftp {
     }
 
     fn may_open(&self) -> Result<(), Refusal> {
-        if self.handles.len() < self.handles_at_most {
-            Ok(())
-        } else {
-            Err(Refusal::failure("too many open files"))
-        }
+        if self.handles.len() < self.handles_at_most { Ok(()) } else { Err(Refusal::failure("too many open files")) }
     }
 
     fn keep(&mut self, id: u32, open: Open) -> Handle {
@@ -111,9 +107,7 @@ fn no_such_handle() -> Refusal {
     Refusal::failure("no such handle")
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(StatusCode::Failure.into()))
 }
 
@@ -149,13 +143,7 @@ impl russh_sftp::server::Handler for Sftp {
         Ok(version)
     }
 
-    async fn open(
-        &mut self,
-        id: u32,
-        path: String,
-        flags: OpenFlags,
-        _: FileAttributes,
-    ) -> Result<Handle, Refusal> {
+    async fn open(&mut self, id: u32, path: String, flags: OpenFlags, _: FileAttributes) -> Result<Handle, Refusal> {
         self.may_open()?;
         let file = self.on_path(&path, move |files, path| files.open(path, flags)).await?;
         Ok(self.keep(id, Open::File(file.into())))

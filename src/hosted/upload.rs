@@ -87,7 +87,7 @@ impl Opened for Writer {
         let mut state = self.upload.lock();
         Upload::check(&state, &self.folder)?;
         let offset = if self.append { state.bytes } else { offset };
-        let end = offset.checked_add(data.len() as u64).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(data.len() as u64);
         let before = self.upload.grow(&self.folder, &mut state, end)?;
         if let Err(error) = self.upload.file.write_all_at(data, offset) {
             // What came of it stays in the books until the folder is next looked through.

@@ -90,7 +90,13 @@ impl View {
 
 /// A folder that exists in this view alone.
 fn above() -> FileAttributes {
-    FileAttributes { permissions: Some(0o040_500), size: Some(0), mtime: Some(0), atime: Some(0), ..FileAttributes::empty() }
+    FileAttributes {
+        permissions: Some(0o040_500),
+        size: Some(0),
+        mtime: Some(0),
+        atime: Some(0),
+        ..FileAttributes::empty()
+    }
 }
 
 fn no_folders() -> Refusal {

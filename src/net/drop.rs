@@ -141,7 +141,9 @@ impl Door {
         for (key, empty) in [("properties", serde_json::json!({})), ("required", serde_json::json!([]))] {
             let all = schema.as_object_mut().map(|schema| schema.entry(key).or_insert(empty));
             match (all, own.get(key)) {
-                (Some(serde_json::Value::Object(all)), Some(serde_json::Value::Object(more))) => all.extend(more.clone()),
+                (Some(serde_json::Value::Object(all)), Some(serde_json::Value::Object(more))) => {
+                    all.extend(more.clone())
+                }
                 (Some(serde_json::Value::Array(all)), Some(serde_json::Value::Array(more))) => all.extend(more.clone()),
                 _ => {}
             }
@@ -168,7 +170,8 @@ impl Door {
         if let Some(Keys::File { path, span }) = &self.keys
             && let Err(problem) = read_keys(path)
         {
-            found.push(Mistake { span: span.clone(), message: format!("{} cannot be used: {problem}", path.display()) });
+            found
+                .push(Mistake { span: span.clone(), message: format!("{} cannot be used: {problem}", path.display()) });
         }
         found
     }
@@ -263,7 +266,8 @@ impl FolderName {
         if !text.is_empty() && names.len() <= DEPTH && names.iter().all(|name| is_plain(name)) {
             return Ok(FolderName(names));
         }
-        let help = "names of letters, digits, `-`, `_` and `.`, as in \"orders/in\"; \"/\" is where a login begins".to_owned();
+        let help =
+            "names of letters, digits, `-`, `_` and `.`, as in \"orders/in\"; \"/\" is where a login begins".to_owned();
         Err((format!("`{text}` cannot be a folder here"), help))
     }
 }
@@ -332,7 +336,12 @@ impl<'de> Deserialize<'de> for Keys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Keys, D::Error> {
         let value = Spanned::<toml::Value>::deserialize(deserializer)?;
         let span = value.span();
-        let help = || Some("write `[\"ssh-ed25519 AAAA… partner\"]`, or `{ file = \"path\" }` with one key in each line".to_owned());
+        let help = || {
+            Some(
+                "write `[\"ssh-ed25519 AAAA… partner\"]`, or `{ file = \"path\" }` with one key in each line"
+                    .to_owned(),
+            )
+        };
         let keys: Option<Vec<String>> = match value.into_inner() {
             toml::Value::Table(table) if table.len() == 1 => {
                 match table.get("file").and_then(toml::Value::as_str).filter(|path| !path.is_empty()) {

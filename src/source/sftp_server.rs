@@ -337,9 +337,7 @@ impl Taker {
             },
             FormatName::Text => match std::str::from_utf8(content) {
                 Ok(_) => Looked::default(),
-                Err(error) => {
-                    rejected(format!("the file is not UTF-8: byte {} does not belong", error.valid_up_to()))
-                }
+                Err(error) => rejected(format!("the file is not UTF-8: byte {} does not belong", error.valid_up_to())),
             },
         }
     }
@@ -395,7 +393,9 @@ impl Taker {
             }
             (Err(error), _) if error.is_full() => {
                 debug!(channel, peer, %error, "a file could not be stored");
-                Verdict::NotStored("there is no room in the journal; the file was not taken, send it again later".to_owned())
+                Verdict::NotStored(
+                    "there is no room in the journal; the file was not taken, send it again later".to_owned(),
+                )
             }
             (Err(error), _) => {
                 warn!(channel, peer, %error, "a file could not be stored");

@@ -14,6 +14,7 @@ mod corpus;
 mod crash;
 mod delivery;
 mod disk_full;
+mod drop;
 mod events;
 mod faults;
 mod faults_by_class;

@@ -45,7 +45,9 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
         "journal" => &["message"],
         "transformer" => &["config", "diagnostic", "expr", "hl7", "lookup_table", "message"],
         "source" => &["config", "diagnostic", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"],
-        "destination" => &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"],
+        "destination" => {
+            &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"]
+        }
         "channel" => &[
             "action",
             "config",
