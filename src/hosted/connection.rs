@@ -7,6 +7,7 @@ use std::sync::Arc;
 use russh::keys::{Algorithm, PublicKey};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -26,8 +27,10 @@ pub(super) struct Connection {
     files: Option<(Arc<dyn Files>, Seat)>,
     /// Whether a refused key was counted: clients offer all the keys that they have.
     key_counted: bool,
-    /// Open channels; the channel itself is there until SFTP starts on it.
-    channels: HashMap<ChannelId, Option<Channel<Msg>>>,
+    /// Channels on which SFTP has not begun yet.
+    channels: HashMap<ChannelId, (Channel<Msg>, OwnedSemaphorePermit)>,
+    /// One for each channel that may be open. Not given back by `channel_close`, which is not called where we close first.
+    seats: Arc<Semaphore>,
     /// Keeps [`super::Hosted::stop`] waiting for what this connection has at work.
     at_work: TaskTrackerToken,
 }
@@ -40,7 +43,9 @@ impl Connection {
         at_work: TaskTrackerToken,
     ) -> Connection {
         let logged_in = CancellationToken::new();
-        Connection { peer, shared, cut, logged_in, files: None, key_counted: false, channels: HashMap::new(), at_work }
+        let seats = Arc::new(Semaphore::new(shared.limits.channels));
+        let channels = HashMap::new();
+        Connection { peer, shared, cut, logged_in, files: None, key_counted: false, channels, seats, at_work }
     }
 
     /// Is cancelled once somebody has logged in.
@@ -87,7 +92,9 @@ impl Connection {
         self.ask(move |shared| shared.doorman.by_key(&user, &key, peer)).await
     }
 
-    fn serve(&mut self, id: ChannelId, channel: Channel<Msg>, files: Arc<dyn Files>, handle: server::Handle) {
+    fn serve(&self, channel: (Channel<Msg>, OwnedSemaphorePermit), files: Arc<dyn Files>, handle: server::Handle) {
+        let (channel, seat) = channel;
+        let id = channel.id();
         let ended = CancellationToken::new();
         let sftp = Sftp::new(files, &self.shared.limits, ended.clone().drop_guard(), self.at_work.clone());
         let (peer, cut) = (self.peer, self.cut.clone());
@@ -102,6 +109,7 @@ impl Connection {
             ended.cancelled().await;
             let _ = handle.eof(id).await;
             let _ = handle.close(id).await;
+            drop(seat);
         });
         let config = russh_sftp::server::Config { max_client_packet_len: pump::PACKET_BYTES };
         tokio::spawn(russh_sftp::server::run_with_config(stream, sftp, config));
@@ -148,11 +156,11 @@ impl server::Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        if self.channels.len() >= self.shared.limits.channels {
+        let Ok(seat) = self.seats.clone().try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
-        }
-        self.channels.insert(channel.id(), Some(channel));
+        };
+        self.channels.insert(channel.id(), (channel, seat));
         reply.accept().await;
         Ok(())
     }
@@ -168,13 +176,12 @@ impl server::Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let waiting = self.channels.get_mut(&id).filter(|_| name == "sftp").and_then(Option::take);
-        let (Some(channel), Some((files, _))) = (waiting, &self.files) else {
+        let Some(files) = self.files.as_ref().map(|(files, _)| files.clone()).filter(|_| name == "sftp") else {
             return session.channel_failure(id);
         };
-        let files = files.clone();
+        let Some(channel) = self.channels.remove(&id) else { return session.channel_failure(id) };
         session.channel_success(id)?;
-        self.serve(id, channel, files, session.handle());
+        self.serve(channel, files, session.handle());
         Ok(())
     }
 

@@ -47,6 +47,9 @@ struct Names {
     uploads: HashMap<String, Weak<Upload>>,
     /// The names, old and new, of what arrives just now.
     arriving: HashSet<String>,
+    /// What was not taken when it was closed, by the name that it has meanwhile. Clients exist that take no notice of that answer
+    /// and look for the file instead (paramiko): it is not there under its own name.
+    failed: HashSet<String>,
 }
 
 impl Names {
@@ -154,7 +157,9 @@ impl Folder {
     fn find(&self, name: &str) -> Result<(String, Metadata), Refusal> {
         let incomplete = format!("{name}{INCOMPLETE}");
         let found = self.look(name).map(|found| (name.to_owned(), found));
-        let found = found.or_else(|| self.look(&incomplete).map(|found| (incomplete, found)));
+        let goes_on = || !self.names().failed.contains(&incomplete);
+        let found =
+            found.or_else(|| self.look(&incomplete).filter(|_| goes_on()).map(|found| (incomplete.clone(), found)));
         let visible = |found: &(String, Metadata)| self.rules.access != Access::Download || is_placed(&found.1);
         found.filter(visible).ok_or_else(|| StatusCode::NoSuchFile.into())
     }
@@ -277,6 +282,7 @@ impl Folder {
         let upload = Arc::new(Upload::new(file, bytes));
         names.uploads.retain(|_, upload| upload.strong_count() > 0);
         names.uploads.insert(stored.clone(), Arc::downgrade(&upload));
+        names.failed.remove(&stored);
         let append = flags.contains(OpenFlags::APPEND);
         Ok(Box::new(Writer { folder: self.clone(), upload, name: name.to_owned(), stored, append, who: who.clone() }))
     }
@@ -299,7 +305,7 @@ impl Folder {
 
     /// A client closed what it uploaded.
     pub(super) fn closed(&self, stored: &str, name: &str, upload: &Arc<Upload>, who: &Who) -> Result<(), Refusal> {
-        if stored == name {
+        if stored == name && !upload.has_gap() {
             upload.sync()?;
             upload.end("this file is closed");
             return Ok(self.dir.open(".")?.sync_all()?);
@@ -311,6 +317,10 @@ impl Folder {
         }
         upload.end("this file is closed");
         names.uploads.remove(stored);
+        if upload.has_gap() {
+            names.failed.insert(stored.to_owned());
+            return Err(Refusal::failure("not all of this file could be written: it was not taken, upload it again"));
+        }
         self.arrive(names, stored, name, who)
     }
 
@@ -327,6 +337,9 @@ impl Folder {
         let names = self.names();
         for name in [from, to, &stored_to] {
             names.check_free(name)?;
+        }
+        if names.failed.contains(from) {
+            return Err(Refusal::failure("not all of this file could be written: upload it again"));
         }
         if names.live(from).is_some() || names.live(&stored_to).is_some() {
             return Err(Refusal::failure("this file is being uploaded"));
@@ -379,6 +392,9 @@ impl Folder {
         let mut names = self.names();
         names.arriving.remove(stored);
         names.arriving.remove(name);
+        if result.is_err() && self.look(stored).is_some() && stored.ends_with(INCOMPLETE) {
+            names.failed.insert(stored.to_owned());
+        }
         result
     }
 
@@ -423,6 +439,7 @@ impl Folder {
         let now = SystemTime::now();
         let mut names = self.names();
         names.uploads.retain(|_, upload| upload.strong_count() > 0);
+        names.failed.retain(|stored| self.look(stored).is_some());
         let mut usage = Usage::default();
         for entry in self.dir.entries()? {
             let entry = entry?;

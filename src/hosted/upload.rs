@@ -28,11 +28,13 @@ struct State {
     bytes: u64,
     /// Why nothing more is taken through this handle.
     ended: Option<&'static str>,
+    /// Whether something of it could not be written.
+    has_gap: bool,
 }
 
 impl Upload {
     pub(super) fn new(file: File, bytes: u64) -> Upload {
-        Upload { file, state: Mutex::new(State { bytes, ended: None }) }
+        Upload { file, state: Mutex::new(State { bytes, ended: None, has_gap: false }) }
     }
 
     /// Ends it: whatever its connection still sends is refused for this reason.
@@ -78,17 +80,12 @@ pub(super) struct Writer {
     pub(super) who: Who,
 }
 
-impl Opened for Writer {
-    fn read(&self, _: u64, _: usize) -> Result<Vec<u8>, Refusal> {
-        Err(StatusCode::PermissionDenied.into())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
-        let mut state = self.upload.lock();
-        Upload::check(&state, &self.folder)?;
+impl Writer {
+    fn write_at(&self, state: &mut State, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        Upload::check(state, &self.folder)?;
         let offset = if self.append { state.bytes } else { offset };
         let end = offset.saturating_add(data.len() as u64);
-        let before = self.upload.grow(&self.folder, &mut state, end)?;
+        let before = self.upload.grow(&self.folder, state, end)?;
         if let Err(error) = self.upload.file.write_all_at(data, offset) {
             // What came of it stays in the books until the folder is next looked through.
             let written = self.upload.file.metadata().map_or(before, |found| found.len());
@@ -98,6 +95,19 @@ impl Opened for Writer {
             return Err(Refusal::failure("there is no room for this file; try again later"));
         }
         Ok(())
+    }
+}
+
+impl Opened for Writer {
+    fn read(&self, _: u64, _: usize) -> Result<Vec<u8>, Refusal> {
+        Err(StatusCode::PermissionDenied.into())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        let mut state = self.upload.lock();
+        let written = self.write_at(&mut state, offset, data);
+        state.has_gap |= written.is_err();
+        written
     }
 
     fn attributes(&self) -> Result<FileAttributes, Refusal> {
@@ -133,6 +143,11 @@ impl Opened for Writer {
 impl Upload {
     pub(super) fn sync(&self) -> std::io::Result<()> {
         self.file.sync_all()
+    }
+
+    /// Whether something of it could not be written: a client that closes it all the same has not sent a whole file.
+    pub(super) fn has_gap(&self) -> bool {
+        self.lock().has_gap
     }
 }
 

@@ -72,7 +72,7 @@ fn the_same_again_is_sent_and_another_content_is_a_conflict() {
     let resend = serde_json::json!({ "ids": [id], "who": "ilona", "why": "a test" }).to_string();
     assert_eq!(site.rig.post("/api/v1/messages/resend", resend).0, 200);
     eventually("it was sent again", || {
-        (site.rig.story(&id)["deliveries"][0]["attempts"].as_array()?.len() == 2).then_some(())
+        (site.rig.story(&id)["deliveries_in_full"][0]["tries"].as_array()?.len() == 2).then_some(())
     });
     send(&site, &[result("A", "NTE|1||another\r")]);
     let dead = site.rig.wait_for("dead", 1);
@@ -109,7 +109,7 @@ fn a_folder_to_pick_up_from_opens_its_own_listener() {
         let stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         let session = super::connect_on(stream).ok()?;
         session.userauth_pubkey_file("acme", None, &site.key("acme"), None).ok()?;
-        Some(Sftp { sftp: session.sftp().ok()?, session })
+        Some(Sftp { sftp: session.sftp().ok()? })
     };
     let acme = eventually("the folder is open", login);
     send(&site, &[result("A", "")]);

@@ -13,7 +13,7 @@ fn cuttable(site: &Site) -> (Sftp, TcpStream) {
     let stream = TcpStream::connect(site.address()).unwrap();
     let session = connect_on(stream.try_clone().unwrap()).unwrap();
     session.userauth_pubkey_file("acme", None, &site.key("acme"), None).unwrap();
-    (Sftp { sftp: session.sftp().unwrap(), session }, stream)
+    (Sftp { sftp: session.sftp().unwrap() }, stream)
 }
 
 #[test]
@@ -119,7 +119,11 @@ fn a_full_journal_refuses_and_keeps_what_was_uploaded() {
     site.rig.write("c.hl7", order("C"));
     let (_, said) = site.python("client.py", "acme", &["refused", "c.hl7"]);
     assert!(said.contains("there is no room in the journal"), "{said}");
-    assert_eq!(names(&site.disk("acme")), ["a.hl7.incomplete", "b.tmp", "c.hl7.incomplete"]);
+    // A client that looks for the file instead of listening to the answer is not told that it is there.
+    let (done, said) = site.python("client.py", "acme", &["put", "c.hl7", "d.hl7"]);
+    assert!(!done && said.contains("No such file"), "{said}");
+    let all = ["a.hl7.incomplete", "b.tmp", "c.hl7.incomplete", "d.hl7.incomplete"];
+    assert_eq!(names(&site.disk("acme")), all);
     assert!(site.rig.messages("").is_empty());
     site.rig.terminate();
     site.rig.arguments.clear();

@@ -78,7 +78,7 @@ impl Site {
     fn login(&self, user: &str) -> Sftp {
         let session = self.try_login(user, user).unwrap();
         let sftp = session.sftp().unwrap();
-        Sftp { session, sftp }
+        Sftp { sftp }
     }
 
     /// Runs OpenSSH's `sftp` with a batch of commands; one that fails ends it, unless it begins with `-`.
@@ -161,7 +161,6 @@ const FAILURE: i32 = 4;
 
 /// An SFTP session of libssh2.
 struct Sftp {
-    session: ssh2::Session,
     sftp: ssh2::Sftp,
 }
 

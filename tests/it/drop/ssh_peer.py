@@ -130,6 +130,7 @@ def messages():
 def names():
     """Uploads under names that no client lets through. A name is fine when it is refused, or lands in the folder: the test looks."""
     transport = paramiko.Transport(("127.0.0.1", int(port)))
+    # One connection, and a channel after the other on it.
     transport.connect(username=user, pkey=paramiko.Ed25519Key.from_private_key_file(key))
     long = b"x" * 256
     bad = [
