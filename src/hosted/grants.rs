@@ -158,7 +158,8 @@ impl Drop for Granted {
         self.take_out();
         let folder = self.grant.files.clone();
         if folder.is_open() {
-            std::thread::spawn(move || folder.close());
+            // Not here: somebody may be just handing a file over.
+            let _ = std::thread::Builder::new().spawn(move || folder.close());
         }
     }
 }

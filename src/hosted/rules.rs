@@ -70,6 +70,10 @@ pub fn fits(name: &str) -> Result<(), &'static str> {
     if name.contains(|c: char| c.is_control() || matches!(c, '/' | '\\')) || name.starts_with('-') || name == ".." {
         return Err("a name has no control characters and backslashes, and does not begin with a hyphen");
     }
+    // What stands for bytes that were no UTF-8: two names would become one.
+    if name.contains(char::REPLACEMENT_CHARACTER) {
+        return Err("a name is UTF-8");
+    }
     if name.ends_with(['.', ' ']) || name.starts_with(' ') {
         return Err("a name does not end with a dot, and does not begin or end with a space");
     }
@@ -121,9 +125,22 @@ mod tests {
         for name in ["a", "a.hl7", ".in.a", "ä b.hl7", "%2e%2e", "a..b", &"x".repeat(200)] {
             assert_eq!(fits(name), Ok(()), "{name}");
         }
-        for name in
-            ["", ".", "..", "a/b", "..\\x", "-rf", "a.", "a ", " a", "a\nb", "\u{1b}[2J", "a\0", &"x".repeat(201)]
-        {
+        for name in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "..\\x",
+            "-rf",
+            "a.",
+            "a ",
+            " a",
+            "a\nb",
+            "\u{1b}[2J",
+            "a\0",
+            "\u{fffd}",
+            &"x".repeat(201),
+        ] {
             assert!(fits(name).is_err(), "{name:?}");
         }
     }

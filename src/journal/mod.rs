@@ -587,9 +587,7 @@ pub trait Journal: Send + Sync + 'static {
     async fn backup(&self, to: &Path) -> Result<Backup, JournalError>;
 
     /// The folder that it is in; none for one that is in none.
-    fn folder(&self) -> Option<&Path> {
-        None
-    }
+    fn folder(&self) -> Option<&Path>;
 
     /// How much is in the journal.
     fn stats(&self) -> Stats;

@@ -324,7 +324,8 @@ fn a_reload_that_only_concerns_the_source_keeps_what_is_there() {
         let refused = sftp.create(Path::new("orders/x.hl7")).err()?;
         (status(&refused) == DENIED).then_some(())
     });
-    assert_eq!(names(&site.disk("acme")), ["a.hl7", "b.tmp"]);
+    let kept = names(&site.disk("acme"));
+    assert!(["a.hl7", "b.tmp"].iter().all(|name| kept.contains(&(*name).to_owned())), "{kept:?}");
     let again = site.login("acme");
     again.rename("orders/b.tmp", "orders/b.ok").unwrap();
     site.rig.wait_for("sent", 2);
