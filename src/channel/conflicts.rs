@@ -76,7 +76,10 @@ fn conflicts(
                 Resource::SharedPort { .. } => {
                     "choose another port, or give both the same `listen`, `host_key` and `limits`"
                 }
-                Resource::Folder { .. } => "choose another folder, and none that lies in another channel's",
+                Resource::Folder { .. } => {
+                    "choose another folder, and none that lies in another channel's; destinations may have one together that say the same of \
+                     it"
+                }
             };
             let help = format!("`{}` ({}) has it, too: {advice}", other.name, other.file.name);
             found.push(diagnostic(span, what_is_shared(resource), help));
@@ -91,7 +94,7 @@ fn what_is_shared(resource: &Resource) -> String {
         Resource::SharedPort { address, .. } => {
             format!("two channels listen on port {}, and do not say the same of it", address.port())
         }
-        Resource::Folder { user, folder } => {
+        Resource::Folder { user, folder, .. } => {
             format!("the folder `/{}` of user `{user}` is there twice", folder.join("/"))
         }
     }

@@ -61,6 +61,8 @@ pub enum Resource {
         user: String,
         /// The names of its path.
         folder: Vec<String>,
+        /// What is said of it, where several may hold it together as long as they say the same.
+        shared: Option<String>,
     },
 }
 
@@ -69,7 +71,8 @@ impl Resource {
     pub fn conflicts_with(&self, other: &Resource) -> bool {
         use Resource::{Folder, SharedPort};
         match (self, other) {
-            (Folder { user: a, folder: one }, Folder { user: b, folder: two }) => {
+            (Folder { shared: Some(_), .. }, Folder { .. }) if self == other => false,
+            (Folder { user: a, folder: one, .. }, Folder { user: b, folder: two, .. }) => {
                 a == b && (one.starts_with(two) || two.starts_with(one))
             }
             (Folder { .. }, _) | (_, Folder { .. }) => false,

@@ -83,7 +83,8 @@ impl DestinationConfig for SftpServer {
     }
 
     fn resources(&self) -> Vec<Resource> {
-        self.door.resources()
+        let Keys { keep, may_delete, .. } = &self.keys;
+        self.door.resources(Some(format!("{keep:?} {may_delete}")))
     }
 
     fn mistakes(&self) -> Vec<Mistake> {

@@ -42,7 +42,8 @@ impl Credentials {
 }
 
 fn read(text: &str) -> Result<PublicKey, String> {
-    let key = PublicKey::from_openssh(text).map_err(|error| error.to_string())?;
+    let key = PublicKey::from_openssh(text)
+        .map_err(|error| format!("it is no public key as in authorized_keys ({error})"))?;
     match key.key_data() {
         KeyData::Rsa(rsa) if rsa.key_size() < RSA_BITS => Err(format!("an RSA key needs {RSA_BITS} bits")),
         KeyData::Ed25519(_) | KeyData::Ecdsa(_) | KeyData::Rsa(_) => Ok(key),

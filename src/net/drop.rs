@@ -151,11 +151,11 @@ impl Door {
         schema.try_into().unwrap_or_else(|_| generator.subschema_for::<T>())
     }
 
-    /// What it needs, and shares with none or only with its like.
-    pub fn resources(&self) -> Vec<Resource> {
+    /// What it needs, and shares with none or only with its like. `shared` is what is said of the folder where several may have it.
+    pub fn resources(&self, shared: Option<String>) -> Vec<Resource> {
         let settings = format!("{:?} {:?}", self.host_key.as_ref().map(|key| &key.secret), self.limits);
         let (user, folder) = (self.user.0.clone(), self.folder.0.clone());
-        vec![Resource::SharedPort { address: self.listen.0, settings }, Resource::Folder { user, folder }]
+        vec![Resource::SharedPort { address: self.listen.0, settings }, Resource::Folder { user, folder, shared }]
     }
 
     /// What is wrong with the keys and hashes that it refers to.

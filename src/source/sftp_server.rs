@@ -246,7 +246,7 @@ impl SftpServer {
 #[async_trait]
 impl SourceConfig for SftpServer {
     fn resources(&self) -> Vec<Resource> {
-        self.door.resources()
+        self.door.resources(None)
     }
 
     fn mistakes(&self) -> Vec<Mistake> {

@@ -302,6 +302,21 @@ fn channels_that_get_in_each_others_way_are_told() {
         let said = both(orders(), other);
         assert!(said.contains(words), "{words}: {said}");
     }
+    let placing = |name: &str, more: &str| {
+        let text = format!(
+            "name = \"{name}\"\n[source]\ntype = \"event\"\n[destination.out]\ntype = \"sftp_server\"\nlisten = \"127.0.0.1:2222\"\n\
+             user = \"acme\"\nkeys = {{ file = \"secrets/acme.pub\" }}\nfolder = \"results\"\nfile_name = \"x\"\n{more}\n"
+        );
+        (name.to_owned(), text.replacen("\n", "\naction = 49\n", 1))
+    };
+    assert!(both(placing("a", ""), placing("b", "")).contains("no mistakes"), "two may place into one folder");
+    for more in ["keep = \"1d\"", "may_delete = false", "folder = \"results/more\""] {
+        let mut other = placing("b", more);
+        if more.contains("folder") {
+            other.1 = other.1.replacen("folder = \"results\"\n", "", 1);
+        }
+        assert!(both(placing("a", ""), other).contains("is there twice"), "{more}");
+    }
     let mllp = "name = \"m\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:2222\"\n[destination.out]\ntype = \"file\"\ndirectory = \"../o\"\nfile_name = \"x\"\n";
     assert!(both(orders(), ("m".to_owned(), mllp.to_owned())).contains("two channels listen on port 2222"));
     let placed = channel("orders", "acme", "")
