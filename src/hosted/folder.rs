@@ -22,7 +22,7 @@ use russh_sftp::protocol::{File as Entry, FileAttributes, OpenFlags, StatusCode}
 
 use super::files::{Listing, Opened, Refusal};
 use super::jail::attributes;
-use super::rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits};
+use super::rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, make_folder};
 use super::upload::{Reader, Upload, Usage, Writer, check_attributes};
 use super::view::Who;
 
@@ -78,7 +78,7 @@ impl Folder {
         rules: Rules,
         capture: Option<Arc<dyn Capture>>,
     ) -> io::Result<Folder> {
-        std::fs::create_dir_all(disk)?;
+        make_folder(disk)?;
         let folder = Folder {
             channel,
             dir: Dir::open_ambient_dir(disk, ambient_authority())?,

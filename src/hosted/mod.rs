@@ -52,7 +52,7 @@ pub use grants::{Granted, NewGrant};
 pub use identity::{Identity, bad_host_key};
 pub use listener::{Listener, ListenerError, Settings};
 pub use place::{Placed, place};
-pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, folder_of};
+pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, folder_of, make_folder};
 
 /// How a hosted server is set up.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::PLACED_MODE;
+use super::{PLACED_MODE, make_folder};
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Placed {
 /// Puts a file into a folder, which is made where it is missing. Blocking. Partners see it under its name once it is whole and on disk,
 /// and not before. Where something else has the name, the error is of the kind [`io::ErrorKind::AlreadyExists`].
 pub fn place(folder: &Path, name: &str, content: &[u8]) -> io::Result<Placed> {
-    std::fs::create_dir_all(folder)?;
+    make_folder(folder)?;
     let (path, temporary) = (folder.join(name), folder.join(format!(".{name}.part")));
     if is_there(&path, content)? {
         sync(folder)?;

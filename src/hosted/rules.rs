@@ -1,6 +1,8 @@
 //! What may be done in the folder of a channel, and who is told of it.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,6 +87,11 @@ pub fn folder_of(data: &Path, user: &str, folder: &[String]) -> PathBuf {
     let mut path = data.join("hosted/users").join(user);
     path.extend(folder);
     path
+}
+
+/// Makes a folder for nobody's eyes but ours, with those above it: names of files may hold names of people.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// A file that a partner has uploaded.

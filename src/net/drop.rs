@@ -193,7 +193,7 @@ impl Door {
             return Err(BuildError::Secret(format!("{secret}: {problem}")));
         }
         let disk = self.disk(place)?;
-        std::fs::create_dir_all(&disk).map_err(|error| BuildError::Hosted(format!("{}: {error}", disk.display())))?;
+        hosted::make_folder(&disk).map_err(|error| BuildError::Hosted(format!("{}: {error}", disk.display())))?;
         let identity = match (&self.host_key, &place.data) {
             (Some(key), _) => Identity::Text(key.secret.fetch()? + "\n"),
             (None, Some(data)) => Identity::File(data.join("hosted/host_key")),

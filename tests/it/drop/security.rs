@@ -193,6 +193,11 @@ fn a26_what_looks_like_ours_is_just_data() {
         let mode = std::fs::metadata(site.disk("acme").join(&name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o111, 0, "{name} can be executed");
     }
+    for folder in ["data/hosted", "data/hosted/users/acme", "data/hosted/users/acme/orders"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(site.rig.path().join(folder)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{folder} can be looked into");
+    }
     let (_, channels) = site.rig.get("/api/v1/channels");
     assert!(!channels.to_string().contains("mallory") && !channels.to_string().contains("evil"), "{channels}");
 }
