@@ -18,10 +18,12 @@ use crate::config::{BuildError, Mistake, Place, Resource, Table};
 mod event;
 mod intake;
 mod mllp;
+mod schedule;
 
 pub use event::EventSource;
 pub use intake::{Intake, IntakeError, Taken};
 pub use mllp::{Judged, judge};
+pub use schedule::{Schedule, Tick, Ticks};
 
 /// A kind of source: everything about it that others need is derived from this.
 pub struct SourceKind {
