@@ -37,7 +37,7 @@ pub use self::status::{HeldBy, LaneStatus};
 use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
-use crate::destination::{Delivered, Destination, FaultClass, SendError};
+use crate::destination::{Delivered, Destination, Doors, FaultClass, SendError};
 use crate::journal::{Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued};
 use crate::monitor::Counters;
 
@@ -84,6 +84,8 @@ pub(super) struct Lane {
     pub(super) destination: Name,
     pub(super) program: Arc<ArcSwap<ChannelSpec>>,
     pub(super) journal: Arc<dyn Journal>,
+    /// The way to the other channels.
+    pub(super) doors: Arc<dyn Doors>,
     pub(super) counters: Arc<Counters>,
     pub(super) wake: Arc<Wake>,
     pub(super) status: Arc<Mutex<LaneStatus>>,
@@ -317,9 +319,9 @@ impl Dispatcher {
         let connector = self.connectors.pop().flatten();
         match outgoing {
             Ok(outgoing) => {
-                let (spec, at) = (self.spec.clone(), self.at);
+                let (spec, at, doors) = (self.spec.clone(), self.at, self.lane.doors.clone());
                 self.attempts.push(Box::pin(async move {
-                    let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
+                    let (connector, result) = attempt(connector, &spec, at, &doors, &outgoing).await;
                     Ended { connector, queued, started_at, began, result }
                 }));
                 Ok(())
@@ -455,12 +457,16 @@ async fn attempt(
     mut connector: Connector,
     spec: &ChannelSpec,
     at: usize,
+    doors: &Arc<dyn Doors>,
     outgoing: &Outgoing,
 ) -> (Connector, Result<Delivered, SendError>) {
     if connector.is_none() {
         let destination = &spec.destinations[at];
         match destination.config.build(&spec.place(&destination.name)).await {
-            Ok(built) => connector = Some(built),
+            Ok(mut built) => {
+                built.meet(doors);
+                connector = Some(built);
+            }
             Err(error) => return (None, Err(SendError::new(FaultClass::Configuration, error.to_string()))),
         }
     }

@@ -85,6 +85,10 @@ pub enum FaultClass {
     Cr,
     /// An HTTP status that is no success.
     Status(u16),
+    /// The server refuses for now: SMTP's 4yz.
+    Temporary,
+    /// The server refuses for good: SMTP's 5yz.
+    Permanent,
     /// The folder is not there.
     Folder,
     /// The right to write is missing.
@@ -149,6 +153,8 @@ pub const FAULTS: &[Fault] = &[
     fault("4xx", Disposition::Dead, false, "the peer refuses the request"),
     fault("503", Disposition::Retry, true, "the peer says that it is not available"),
     fault("5xx", Disposition::Retry, false, "the peer failed"),
+    fault("temporary", Disposition::Retry, false, "the server refuses for now (SMTP's 4yz)"),
+    fault("permanent", Disposition::Dead, false, "the server refuses for good (SMTP's 5yz)"),
     fault("folder", Disposition::Retry, false, "the folder is not there"),
     fault("permission", Disposition::Retry, false, "the right to write is missing"),
     fault("full", Disposition::Retry, true, "disk or quota are full"),
@@ -179,6 +185,8 @@ impl FaultClass {
             FaultClass::Ce => "CE",
             FaultClass::Ar => "AR",
             FaultClass::Cr => "CR",
+            FaultClass::Temporary => "temporary",
+            FaultClass::Permanent => "permanent",
             FaultClass::Folder => "folder",
             FaultClass::Permission => "permission",
             FaultClass::Full => "full",

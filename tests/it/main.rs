@@ -5,6 +5,7 @@ mod support;
 
 mod api;
 mod bench;
+mod between_channels;
 mod channel_tests;
 mod check;
 mod cli;
@@ -33,4 +34,5 @@ mod retention;
 mod sftp;
 mod steps;
 mod tidy;
+mod timer;
 mod tls;
