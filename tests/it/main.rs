@@ -15,6 +15,7 @@ mod corpus;
 mod crash;
 mod delivery;
 mod disk_full;
+mod email;
 mod events;
 mod faults;
 mod faults_by_class;
