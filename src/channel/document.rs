@@ -56,7 +56,8 @@ pub struct Set {
     pub unread: BTreeSet<Name>,
 }
 
-/// Reads every channel file below a folder: `*.toml`, but none in folders called `templates`, `tables` or `secrets` or hidden.
+/// Reads every channel file below a folder: `*.toml`, but none in folders called `templates`, `tables`,
+/// `profiles` or `secrets`, or hidden.
 pub fn load_folder(folder: &Path) -> std::io::Result<Set> {
     load_folder_beside(folder, &[])
 }
@@ -127,7 +128,10 @@ fn find(folder: &Path, files: &mut BTreeSet<PathBuf>, depth: usize) -> std::io::
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if path.is_dir() {
-            if depth < MAX_DEPTH && !name.starts_with('.') && !["templates", "tables", "secrets"].contains(&name) {
+            if depth < MAX_DEPTH
+                && !name.starts_with('.')
+                && !["templates", "tables", "profiles", "secrets"].contains(&name)
+            {
                 find(&path, files, depth + 1)?;
             }
         } else if name.ends_with(".toml") && !name.starts_with('.') {

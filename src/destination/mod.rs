@@ -25,6 +25,7 @@ pub(crate) const COMMON_KEYS: &[&str] =
 mod channel;
 mod email;
 mod fault;
+mod fax;
 mod file;
 mod http;
 mod mllp;
@@ -49,7 +50,8 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, http::KIND, file::KIND, channel::KIND, email::KIND];
+pub const KINDS: &[DestinationKind] =
+    &[mllp::KIND, sftp::KIND, http::KIND, file::KIND, channel::KIND, email::KIND, fax::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
@@ -85,6 +87,14 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
 /// A destination at work. One attempt at a time.
 #[async_trait]
 pub trait Destination: Send {
+    /// Whether it must know what was answered to the attempt before this one.
+    fn recalls(&self) -> bool {
+        false
+    }
+
+    /// Told what was answered to the attempt before, where there was one with an answer: only if it asks for it.
+    fn recall(&mut self, _response: Option<Bytes>) {}
+
     /// Shows it the way to the other channels of this engine, before its first attempt.
     fn meet(&mut self, _doors: &Arc<dyn Doors>) {}
 

@@ -218,8 +218,8 @@ fn content(options: &Options, message: &Message, scope: &Scope) -> Result<Conten
     Ok(Content::Several(whole))
 }
 
-/// The same for the same message. What stands between boundaries is encoded so that it never holds one: they contain `=_`, which
-/// neither base64 nor quoted-printable does (RFC 2045 §6.7).
+/// The same for the same message. What stands between boundaries never holds one: they contain `=_`, which neither base64 nor
+/// quoted-printable does (RFC 2045 §6.7), and where text goes as it is, nobody who sent a message knew the id that it would get.
 fn boundary(message: &Message, which: &str) -> String {
     format!("=_{which}-{}", message.meta.id)
 }
