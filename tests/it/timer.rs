@@ -41,7 +41,9 @@ content = '{"at": {{ meta.scheduled_at }}, "now": {{ now() }}, "by": {{ meta.sou
     let rig = Rig::with(&channel(source));
     let times = wait_for_times(&rig, 3);
     for pair in times.windows(2) {
-        assert_eq!(pair[0].duration_since(pair[1]).as_millis(), 1000, "{times:?}");
+        // On a machine that is held up, one stands for several.
+        let apart = pair[0].duration_since(pair[1]).as_millis();
+        assert!(apart > 0 && apart % 1000 == 0, "{times:?}");
     }
     assert_eq!(times[0].subsec_nanosecond(), 0);
     let message = rig.wait_for_sent(1).remove(0);
@@ -105,28 +107,42 @@ fn no_time_comes_twice_through_kills_and_restarts() {
 
 #[test]
 fn what_was_missed_is_left_out_or_made_up_for_by_one() {
-    for (missed, expected) in [("", 0), ("missed = \"skip\"", 0), ("missed = \"once\"", 1)] {
-        let mut rig = Rig::new();
-        rig.write("channels/clock.toml", channel(&format!("every = \"500ms\"\ncontent = \"x\"\n{missed}")));
-        rig.start();
-        wait_for_times(&rig, 1);
+    const EVERY_MS: i64 = 2000;
+    // The one that must be quick first.
+    let cases = [("missed = \"once\"", 1), ("missed = \"skip\"", 0), ("", 0)];
+    let start = |(missed, _): &(&str, usize)| {
+        let source = format!("every = \"{EVERY_MS}ms\"\ncontent = \"x\"\n{missed}");
+        Rig::with(&channel(&source))
+    };
+    let mut rigs: Vec<Rig> = cases.iter().map(start).collect();
+    for rig in &mut rigs {
+        wait_for_times(rig, 1);
         rig.terminate();
-        let down = Timestamp::now();
-        eventually_within(Duration::from_secs(5), "times go by", || {
-            (Timestamp::now().duration_since(down).as_millis() > 1600).then_some(())
-        });
-        let up = Timestamp::now();
+    }
+    let down = Timestamp::now();
+    // Two times or more go by; the start is right after one, so that the next is not reached before the channel runs.
+    let up = eventually_within(Duration::from_secs(20), "times go by", || {
+        let now = Timestamp::now();
+        let is_early = (100..300).contains(&now.as_millisecond().rem_euclid(EVERY_MS));
+        (now.duration_since(down).as_millis() > i128::from(EVERY_MS) && is_early).then_some(now)
+    });
+    for (rig, (missed, expected)) in rigs.iter_mut().zip(cases) {
         rig.start();
-        let times = eventually("a time after the start", || Some(times(&rig)).filter(|times| times[0] > up));
+        let times = eventually("a time after the start", || Some(times(rig)).filter(|times| times[0] > up));
         let made_up: Vec<_> = times.iter().filter(|time| **time > down && **time < up).collect();
         assert_eq!(made_up.len(), expected, "{missed}: {times:?}, down {down}, up {up}");
-        assert!(made_up.iter().all(|time| up.duration_since(**time).as_millis() <= 500), "the last of them");
+        assert!(made_up.iter().all(|time| up.duration_since(**time).as_millis() < 300), "the last of them");
+        if expected == 0 {
+            continue;
+        }
+        // It came before all others.
+        assert_eq!(times.iter().rfind(|time| **time > down), made_up.first().copied());
     }
 }
 
 #[test]
 fn a_channel_that_is_new_has_missed_nothing() {
-    let rig = Rig::with(&channel("cron = \"* * * * *\"\ncontent = \"x\"\nmissed = \"once\""));
+    let rig = Rig::with(&channel("cron = \"0 * * * *\"\ncontent = \"x\"\nmissed = \"once\""));
     // The door of the source is open by now: what it missed would have been made first.
     rig.post("/api/v1/channels/clock/pause", "{}");
     let begun = Timestamp::now();
