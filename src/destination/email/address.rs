@@ -110,7 +110,7 @@ mod tests {
     fn addresses_are_taken_apart() {
         for (text, expected) in [
             ("a@b.example", Ok(vec!["a@b.example"])),
-            (" A B <a@b.example> , c@d.example,", Ok(vec!["\"A B\" <a@b.example>", "c@d.example"])),
+            (" A B <a@b.example> , c@d.example,", Ok(vec!["A B <a@b.example>", "c@d.example"])),
             ("\"B, A\" <a@b.example>", Ok(vec!["\"B, A\" <a@b.example>"])),
             ("", Ok(vec![])),
             (" , ", Ok(vec![])),

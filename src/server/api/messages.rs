@@ -127,7 +127,7 @@ pub struct MessageView {
     pub deliveries_in_full: Vec<DeliveryView>,
     /// What people did to it.
     pub commands: Vec<CommandView>,
-    /// The messages of other channels that its deliveries became; the newest [`CHILDREN`].
+    /// The messages of other channels that its deliveries became; the newest hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub children: Vec<Child>,
 }
