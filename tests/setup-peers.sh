@@ -3,7 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 venv=target/venv
-wanted="hl7==0.4.5 paramiko==5.1.0"
+wanted="hl7==0.4.5 paramiko==5.1.0 aiosmtpd==1.4.6"
 if [ -x $venv/bin/mllp_send ] && [ "$(cat $venv/.peers 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::doors::Doors;
 use super::lane::{Lane, LaneStatus, Wake};
 use super::worker::Worker;
 use super::{ChannelSpec, Name};
@@ -37,6 +38,8 @@ pub struct ChannelContext {
     pub journal: Arc<dyn Journal>,
     /// Message ids.
     pub ids: Arc<MessageIds>,
+    /// The doors between the channels.
+    pub doors: Arc<Doors>,
     /// Room on the threads that transform: where many channels have a little to do, they take turns, and each does more at once.
     pub transforming: Arc<Semaphore>,
 }
@@ -256,6 +259,9 @@ impl Channel {
     }
 
     fn run_source(&self, source: Box<dyn Source>) -> Running {
+        if self.program.load().source.takes_from().is_some() {
+            self.context.doors.open(&self.name, self.intake());
+        }
         self.set_state(State::Running);
         self.keep_source(Some(source))
     }
@@ -302,6 +308,7 @@ impl Channel {
     }
 
     async fn close_source(&self, parts: &mut Parts) {
+        self.context.doors.close(&self.name);
         if let Some(source) = parts.source.take() {
             source.stop().await;
         }
@@ -343,6 +350,7 @@ impl Channel {
             destination: destination.clone(),
             program: self.program.clone(),
             journal: self.context.journal.clone(),
+            doors: self.context.doors.clone(),
             counters: self.counters.clone(),
             wake: self.wake_lanes.clone(),
             status: status.clone(),

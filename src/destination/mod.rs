@@ -6,22 +6,27 @@
 
 use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
+use toml::Spanned;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
 use crate::expr::ExprError;
 use crate::journal::Outgoing;
-use crate::message::Message;
+use crate::message::{Format, Message, MessageId, Origin};
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
     &["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
 
+mod channel;
+mod email;
 mod fault;
+mod fax;
 mod file;
 mod http;
 mod mllp;
@@ -47,7 +52,8 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, sftp_server::KIND, http::KIND, file::KIND];
+pub const KINDS: &[DestinationKind] =
+    &[mllp::KIND, sftp::KIND, sftp_server::KIND, http::KIND, file::KIND, channel::KIND, email::KIND, fax::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
@@ -57,6 +63,11 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
 
     /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
     fn writes_to(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// The channel of this engine that it feeds, with its place in the file.
+    fn feeds(&self) -> Option<&Spanned<String>> {
         None
     }
 
@@ -89,6 +100,17 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
 /// A destination at work. One attempt at a time.
 #[async_trait]
 pub trait Destination: Send {
+    /// Whether it must know what was answered to the attempt before this one.
+    fn recalls(&self) -> bool {
+        false
+    }
+
+    /// Told what was answered to the attempt before, where there was one with an answer: only if it asks for it.
+    fn recall(&mut self, _response: Option<Bytes>) {}
+
+    /// Shows it the way to the other channels of this engine, before its first attempt.
+    fn meet(&mut self, _doors: &Arc<dyn Doors>) {}
+
     /// Tries once. Cancel-safe: when the future is dropped, the connection is thrown away and nothing half-sent stays under a
     /// final name.
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError>;
@@ -99,4 +121,49 @@ pub trait Destination: Send {
 pub struct Delivered {
     /// What it answered.
     pub response: Option<Bytes>,
+}
+
+/// The way to the other channels of this engine.
+#[async_trait]
+pub trait Doors: Send + Sync {
+    /// Hands a message over to a channel. Returns once it is on disk there; the same delivery again is the same message.
+    async fn hand_over(&self, channel: &str, handover: Handover) -> Result<HandedOver, HandOverError>;
+}
+
+/// What one channel hands over to another.
+pub struct Handover {
+    /// Where it comes from; its parent is what it is known by.
+    pub origin: Origin,
+    /// How it is to be read.
+    pub format: Format,
+    /// The content.
+    pub body: Bytes,
+}
+
+/// A message that was handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct HandedOver {
+    /// Its id in the other channel.
+    pub id: MessageId,
+    /// Whether it had been there before.
+    pub again: bool,
+}
+
+/// Why the other channel did not take a message.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HandOverError {
+    /// It takes nothing in now.
+    #[error("channel `{channel}` takes nothing in: {why}")]
+    Closed {
+        /// The channel.
+        channel: String,
+        /// Why, as in "it is stopped or paused".
+        why: &'static str,
+    },
+    /// There is no room on the disk.
+    #[error("{0}")]
+    Full(String),
+    /// It could not be kept.
+    #[error("{0}")]
+    NotKept(String),
 }

@@ -14,15 +14,21 @@ use schemars::{Schema, SchemaGenerator};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
+use crate::message::Format;
 
+mod channel;
 mod event;
 mod intake;
 mod mllp;
+mod schedule;
 mod sftp_server;
+mod timer;
 
+pub use channel::Feeders;
 pub use event::EventSource;
 pub use intake::{Intake, IntakeError, Taken};
 pub use mllp::{Judged, judge};
+pub use schedule::{Schedule, Tick, Ticks};
 
 /// A kind of source: everything about it that others need is derived from this.
 pub struct SourceKind {
@@ -39,7 +45,7 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, sftp_server::KIND];
+pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, sftp_server::KIND, timer::KIND, channel::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]
@@ -47,6 +53,16 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
     /// What it needs alone: two channels that name the same resource cannot run together.
     fn resources(&self) -> Vec<Resource> {
         Vec::new()
+    }
+
+    /// How it reads what comes in, where that is the same for all of it: for tests of channel files.
+    fn reads(&self) -> Option<Format> {
+        None
+    }
+
+    /// Which channels of this engine may hand over to it; none for a source that takes in what comes from elsewhere.
+    fn takes_from(&self) -> Option<Feeders<'_>> {
+        None
     }
 
     /// What it would say of a message, by its own options: for tests of channel files. None for a source that judges nothing.

@@ -44,7 +44,7 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
         "hosted" => &[],
         "journal" => &["message"],
         "transformer" => &["config", "diagnostic", "expr", "hl7", "lookup_table", "message"],
-        "source" => &["config", "diagnostic", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"],
+        "source" => &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"],
         "destination" => {
             &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"]
         }

@@ -103,6 +103,8 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
             result.fail("ack", ack.clone(), "events are not acknowledged by HL7: leave `ack` out");
         }
         read_event(spec, meta, input, result)
+    } else if let Some(format) = format_of(spec, test, input) {
+        Message::read(meta, format, input, &hl7::Limits::default()).map_err(|error| error.to_string())
     } else {
         read_hl7(spec, test, meta, input, result)
     };
@@ -120,6 +122,17 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
     for (destination, expected) in &test.sent {
         judge_sent(destination, expected, &processed.deliveries, result);
     }
+}
+
+/// How a source that judges nothing reads the input: as it says, or, where it takes in what other channels hand over, by the file's
+/// ending. None for one that answers by HL7.
+fn format_of(spec: &ChannelSpec, test: &TestSpec, input: &Bytes) -> Option<Format> {
+    let by_ending = || match test.input.path.extension().and_then(|ending| ending.to_str()) {
+        Some("json") => Format::Json,
+        _ if input.starts_with(b"MSH") => Format::Hl7,
+        _ => Format::Text,
+    };
+    spec.source.reads().or_else(|| spec.source.takes_from().map(|_| by_ending()))
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {

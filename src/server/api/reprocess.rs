@@ -15,7 +15,7 @@ use crate::action::event;
 use crate::channel::Channel;
 use crate::engine::Engine;
 use crate::journal::{Arrival, JournalError, Recipient};
-use crate::message::{Body, Format, Message, MessageId, Meta, Refs};
+use crate::message::{Message, MessageId, Meta};
 
 /// So much content is in memory at a time, and one body more.
 const TOGETHER_BYTES: usize = 16 << 20;
@@ -92,7 +92,8 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
     let channel = engine
         .channel(&summary.channel)
         .ok_or_else(|| refused(format!("its channel `{}` is not loaded", summary.channel)))?;
-    if let Some(body) = edited.as_ref().filter(|_| summary.format == Format::Json) {
+    let is_event = summary.origin.action.is_some() && summary.origin.parent.is_none();
+    if let Some(body) = edited.as_ref().filter(|_| is_event) {
         let words = |problems: Vec<event::EventProblem>| {
             let each: Vec<String> =
                 problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.message)).collect();
@@ -112,7 +113,7 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
     (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
     let meta = Meta { id: new, channel: summary.channel.clone(), received_at, origin: origin.clone() };
     let refs = match Message::read(meta, summary.format, &body, &crate::hl7::Limits::default()) {
-        Ok(message) => refs_of(&message),
+        Ok(message) => origin.refs(Some(&message.body)),
         Err(error) => return Err(refused(format!("the body cannot be read: {error}"))),
     };
     let arrival = Arrival {
@@ -152,12 +153,4 @@ async fn take_in(engine: &Engine, together: Vec<Again>, outcomes: &mut Outcomes)
         }
     }
     failure.map_or(Ok(()), |error| Err(error.into()))
-}
-
-fn refs_of(message: &Message) -> Refs {
-    match &*message.body {
-        Body::Hl7(body) => Refs::of_hl7(body),
-        Body::Json(event) => Refs::of_event(event),
-        Body::Text(_) => Refs::default(),
-    }
 }
