@@ -3,7 +3,9 @@
 mod conflicts;
 mod dispatch;
 mod document;
+mod doors;
 mod lane;
+mod links;
 mod output;
 mod retry;
 mod runtime;
@@ -15,6 +17,7 @@ mod worker;
 
 pub use dispatch::{Dispatch, OnPoison};
 pub use document::{Set, check_secrets, check_tests, load_folder, load_folder_beside, load_paths, parse};
+pub use doors::Doors;
 pub use lane::{HeldBy, LaneStatus};
 pub use retry::Retry;
 pub(crate) use runtime::Opened;

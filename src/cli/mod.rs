@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod journal;
+mod key;
 mod load;
 mod logs;
 mod messages;
@@ -75,6 +76,9 @@ enum Command {
     Channels(channels::Channels),
     /// List the actions, and the channels bound to them
     Actions(actions::Actions),
+    /// Make what logins need
+    #[command(subcommand)]
+    Key(key::Key),
     /// Print the JSON Schema of channel files
     Schema,
     /// Print completions for a shell
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Journal(command) => command.run(),
         Command::Channels(command) => command.run(),
         Command::Actions(command) => command.run(),
+        Command::Key(command) => command.run(),
         Command::Schema => print_json(&crate::channel::json_schema()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

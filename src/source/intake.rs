@@ -9,7 +9,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Waiters;
-use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat, Room};
+use crate::journal::{
+    Arrival, Identity, Journal, JournalError, OtherBody, Query, Receipt, Recipient, Repeat, Room, Summary,
+};
 use crate::message::{Body, Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
 
@@ -132,6 +134,12 @@ impl Intake {
     /// An id for the next message.
     pub fn next_id(&self) -> MessageId {
         self.ids.next()
+    }
+
+    /// The newest message of the channel.
+    pub fn newest(&self) -> Result<Option<Summary>, JournalError> {
+        let query = Query { channel: Some(self.channel.to_string()), limit: 1, ..Query::default() };
+        Ok(self.journal.search(&query)?.messages.into_iter().next())
     }
 
     /// Keeps a body. With the receipt in hand, and not before, the source may acknowledge: what it would have said, or, where
