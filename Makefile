@@ -6,8 +6,8 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # A C compiler, libssh2's OpenSSL and pkg-config to find it.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libssl-dev
-# A real SFTP server and client, and Python for HL7 peers that nobody here wrote.
-TEST_PACKAGES := openssh-server openssh-client openssl python3 python3-venv iproute2 e2fsprogs mount
+# A real SFTP server and clients, and Python for peers that nobody here wrote.
+TEST_PACKAGES := openssh-server openssh-client lftp openssl python3 python3-venv iproute2 e2fsprogs mount
 
 .PHONY: demo test build build-packages test-packages peers
 

@@ -161,6 +161,12 @@ pub struct Origin {
     /// Name of the file it came in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
+    /// The time on the schedule for which a timer made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<Timestamp>,
+    /// The delivery of another channel that it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Box<Parent>>,
     /// Another message with the same key came shortly before, with another body: a sender that gives out a control id twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reused_key: bool,
@@ -176,6 +182,31 @@ pub struct Origin {
     /// Why they did, in their words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Box<str>>,
+}
+
+impl Origin {
+    /// The references by which a message that came so is found: those of its body, where that can be read, and its parent.
+    pub fn refs(&self, body: Option<&Body>) -> Refs {
+        let mut refs = Refs::default();
+        if let Some(parent) = &self.parent {
+            refs.add(RefKind::Parent, &parent.message.to_string());
+        }
+        for entry in body.map(Refs::of).unwrap_or_default().iter() {
+            refs.add(entry.kind, &entry.value);
+        }
+        refs
+    }
+}
+
+/// The delivery that became a message of another channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The message.
+    pub message: MessageId,
+    /// Its channel.
+    pub channel: String,
+    /// The destination there.
+    pub destination: String,
 }
 
 /// How the bytes of a body are to be read.

@@ -64,6 +64,8 @@ counters! {
     requests_refused,
     /// Acknowledgements that the peer did not take; it will send the message again.
     acknowledgements_lost,
+    /// Files that are in the journal and could not be moved or deleted: they are tried again, and not captured again.
+    files_left,
 }
 
 /// A number that only grows.

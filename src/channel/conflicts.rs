@@ -61,16 +61,20 @@ fn conflicts(
         let message = format!("two channels are called `{}`", spec.name);
         found.push(diagnostic(&spec.name_span, message, format!("the other one is {}", other.file.name)));
     }
-    for resource in if spec.enabled { spec.source.resources() } else { Vec::new() } {
-        let holds = |other: &ChannelSpec| {
-            other.enabled && other.source.resources().iter().any(|held| held.conflicts_with(&resource))
-        };
+    let resources = spec.resources();
+    for (at, (resource, span)) in resources.iter().enumerate() {
+        let holds = |other: &ChannelSpec| other.resources().iter().any(|(held, _)| held.conflicts_with(resource));
+        if let Some((message, _)) = resources[..at].iter().find_map(|(other, _)| other.conflict(resource)) {
+            let help = "another part of this channel has it, too".to_owned();
+            found.push(diagnostic(span, message, help));
+        }
         let had_it = running.iter().any(|old| same_file(old) && holds(old));
         if let Some((other, _)) = rivals().find(|(other, is_kept)| holds(other) && (*is_kept || !had_it)) {
-            let conflict = other.source.resources().iter().find_map(|held| resource.conflict(held));
+            let others = other.resources();
+            let conflict = others.iter().find_map(|(held, _)| resource.conflict(held));
             let Some((message, help)) = conflict else { continue };
             let help = format!("`{}` ({}) has it, too: {help}", other.name, other.file.name);
-            found.push(diagnostic(&spec.source_span, message, help));
+            found.push(diagnostic(span, message, help));
         }
     }
     found

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::retry::RetryKeys;
 use super::test::{self, TestSpec};
-use super::{ChannelSpec, DestinationSpec, Dispatch, Name, Retry, conflicts, output};
+use super::{ChannelSpec, DestinationSpec, Dispatch, Name, Retry, conflicts, links, output};
 use crate::action;
 use crate::config::{self, Entry, Table};
 use crate::destination;
@@ -57,9 +57,12 @@ pub struct Set {
     pub files: Vec<PathBuf>,
     /// The names of channels that were refused because another has what they want.
     pub refused: BTreeSet<Name>,
+    /// The names of channels whose own files have mistakes, as far as they can be told.
+    pub unread: BTreeSet<Name>,
 }
 
-/// Reads every channel file below a folder: `*.toml`, but none in folders called `templates`, `tables` or `secrets` or hidden.
+/// Reads every channel file below a folder: `*.toml`, but none in folders called `templates`, `tables`,
+/// `profiles` or `secrets`, or hidden.
 pub fn load_folder(folder: &Path) -> std::io::Result<Set> {
     load_folder_beside(folder, &[])
 }
@@ -95,6 +98,9 @@ fn load(paths: &[PathBuf], running: &[Arc<ChannelSpec>]) -> std::io::Result<Set>
                 diagnostics.extend(spec.iter().flat_map(|spec| output::check(spec, &folders)));
                 // A mistake of that kind is one of the file, too.
                 spec = spec.filter(|_| diagnostics.is_empty());
+                if spec.is_none() {
+                    set.unread.extend(name_in(&file.text).map(Name::from));
+                }
                 set.diagnostics.extend(diagnostics);
                 set.channels.extend(spec);
             }
@@ -103,8 +109,18 @@ fn load(paths: &[PathBuf], running: &[Arc<ChannelSpec>]) -> std::io::Result<Set>
         set.files.push(path);
     }
     conflicts::check(&mut set, running);
+    // Of a single file it cannot be told what stands in the others.
+    let sees_all = paths.iter().all(|path| path.is_dir());
+    links::check(&mut set, running, sees_all);
     sort(&mut set.diagnostics);
     Ok(set)
+}
+
+/// The name in a file that cannot be read whole.
+fn name_in(text: &str) -> Option<&str> {
+    let head = text.lines().take_while(|line| !line.trim_start().starts_with('['));
+    let mut values = head.filter_map(|line| line.trim_start().strip_prefix("name")?.trim_start().strip_prefix('='));
+    values.next()?.trim_start().strip_prefix(['"', '\''])?.split(['"', '\'']).next()
 }
 
 /// Folders deeper than this are not searched: a loop of links must end.
@@ -117,7 +133,10 @@ fn find(folder: &Path, files: &mut BTreeSet<PathBuf>, depth: usize) -> std::io::
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if path.is_dir() {
-            if depth < MAX_DEPTH && !name.starts_with('.') && !["templates", "tables", "secrets"].contains(&name) {
+            if depth < MAX_DEPTH
+                && !name.starts_with('.')
+                && !["templates", "tables", "profiles", "secrets"].contains(&name)
+            {
                 find(&path, files, depth + 1)?;
             }
         } else if name.ends_with(".toml") && !name.starts_with('.') {
@@ -298,8 +317,8 @@ fn read_destinations(entry: Option<Entry<'_>>, retry: Retry) -> Vec<(Name, Optio
 }
 
 fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
-    let name = entry.name().to_owned();
-    check_name(&name, &entry.key.span(), "destination");
+    let (name, span) = (entry.name().to_owned(), entry.key.span());
+    check_name(&name, &span, "destination");
     let mut table = entry.into_table(format!("[destination.{name}]"))?;
     let when = table.take("when").and_then(Entry::read::<Expression>);
     let owner = format!("destination.{name}.transformer");
@@ -318,7 +337,7 @@ fn read_destination(entry: Entry<'_>, retry: Retry) -> Option<DestinationSpec> {
     let retry = own_retry.map_or(retry, |keys| keys.over(retry));
     let dispatch = dispatch?;
     let (name, kind) = (name.into(), kind.name);
-    Some(DestinationSpec { name, kind, config, when, transformer, charset, retry, dispatch, writes_to })
+    Some(DestinationSpec { name, span, kind, config, when, transformer, charset, retry, dispatch, writes_to })
 }
 
 fn check_name(name: &str, span: &std::ops::Range<usize>, what: &str) {

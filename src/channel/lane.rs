@@ -11,6 +11,7 @@
 //! - A destination that is down is tried with one delivery at a time.
 //! - One task for the whole lane: at thousands of deliveries a second, waking another task for each costs more than sending it.
 
+mod attempt;
 mod judge;
 mod pace;
 mod status;
@@ -39,7 +40,7 @@ pub use self::status::{HeldBy, LaneStatus};
 use self::waits::Waits;
 use self::window::{Gate, Window};
 use super::{ChannelSpec, DestinationSpec, Name, OnPoison};
-use crate::destination::{Delivered, Destination, FaultClass, SendError};
+use crate::destination::{Delivered, Destination, Doors, FaultClass, SendError};
 use crate::journal::{
     Answered, Attempt, DeliveryState, Holding, Journal, JournalError, Lane as LaneId, Outgoing, Queued,
 };
@@ -89,6 +90,8 @@ pub(super) struct Lane {
     pub(super) destination: Name,
     pub(super) program: Arc<ArcSwap<ChannelSpec>>,
     pub(super) journal: Arc<dyn Journal>,
+    /// The way to the other channels.
+    pub(super) doors: Arc<dyn Doors>,
     pub(super) counters: Arc<Counters>,
     pub(super) wake: Arc<Wake>,
     /// Those who wait for what becomes of a message.
@@ -329,9 +332,9 @@ impl Dispatcher {
         let connector = self.connectors.pop().flatten();
         match outgoing {
             Ok(outgoing) => {
-                let (spec, at) = (self.spec.clone(), self.at);
+                let (lane, spec, at) = (self.lane.clone(), self.spec.clone(), self.at);
                 self.attempts.push(Box::pin(async move {
-                    let (connector, result) = attempt(connector, &spec, at, &outgoing).await;
+                    let (connector, result) = lane.attempt(connector, &spec, at, &queued.id, &outgoing).await;
                     let to = connector.as_ref().and_then(|connector| connector.used());
                     let answered = connector.as_ref().and_then(|connector| connector.answered());
                     Ended { connector, queued, started_at, began, result, to, answered }
@@ -475,27 +478,6 @@ impl Dispatcher {
     }
 }
 
-/// One attempt, on a connection that is made if there is none.
-async fn attempt(
-    mut connector: Connector,
-    spec: &ChannelSpec,
-    at: usize,
-    outgoing: &Outgoing,
-) -> (Connector, Result<Delivered, SendError>) {
-    if connector.is_none() {
-        let destination = &spec.destinations[at];
-        match destination.config.build(&spec.place(&destination.name)).await {
-            Ok(built) => connector = Some(built),
-            Err(error) => return (None, Err(SendError::new(FaultClass::Configuration, error.to_string()))),
-        }
-    }
-    let Some(destination) = &mut connector else {
-        return (None, Err(SendError::new(FaultClass::Internal, "there is no connection")));
-    };
-    let result = destination.send(outgoing).await;
-    (connector, result)
-}
-
 /// What a stream has now.
 async fn at_once<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
     std::future::poll_fn(|context: &mut Context<'_>| match Pin::new(&mut *stream).poll_next(context) {
@@ -513,7 +495,7 @@ impl Dispatcher {
 
     fn report(&mut self, queued: &Queued, verdict: &Verdict, began: Instant) {
         let (lane, message) = (&self.id, queued.id.message);
-        let Verdict { attempt, down_until, pauses } = verdict;
+        let Verdict { attempt, down_until, pauses, pending } = verdict;
         let error = attempt.error.as_deref().unwrap_or_default();
         match attempt.state {
             DeliveryState::Sent => {
@@ -526,6 +508,7 @@ impl Dispatcher {
                     if attempt.holds { "; what comes after it waits until it is retried or cancelled" } else { "" };
                 warn!(%lane, %message, error, "given up: the delivery is a dead letter{holds}");
             }
+            _ if *pending => debug!(%lane, %message, error, "under way"),
             _ => {
                 self.lane.counters.retried.add_one();
                 let next_at = attempt.next_at.map(tracing::field::display);

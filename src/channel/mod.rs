@@ -3,7 +3,9 @@
 mod conflicts;
 mod dispatch;
 mod document;
+mod doors;
 mod lane;
+mod links;
 mod options;
 mod output;
 mod retry;
@@ -16,6 +18,7 @@ mod worker;
 
 pub use dispatch::{Dispatch, OnPoison};
 pub use document::{Set, check_secrets, check_tests, load_folder, load_folder_beside, load_paths, parse};
+pub use doors::Doors;
 pub use lane::{HeldBy, LaneStatus};
 pub use options::options_in_markdown;
 pub use retry::Retry;

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::doors::Doors;
 use super::lane::{Lane, LaneStatus, Wake};
 use super::worker::Worker;
 use super::{ChannelSpec, Name};
@@ -37,6 +38,8 @@ pub struct ChannelContext {
     pub journal: Arc<dyn Journal>,
     /// Message ids.
     pub ids: Arc<MessageIds>,
+    /// The doors between the channels.
+    pub doors: Arc<Doors>,
     /// Room on the threads that transform: where many channels have a little to do, they take turns, and each does more at once.
     pub transforming: Arc<Semaphore>,
 }
@@ -255,7 +258,7 @@ impl Channel {
 
     async fn open(&self) -> Result<Box<dyn Source>, BuildError> {
         let spec = self.program.load_full();
-        let source = spec.source.build(&spec.place("source")).await?;
+        let source = spec.source.build(&spec.place("source", self.context.journal.folder())).await?;
         *self.listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
         Ok(source)
     }
@@ -268,6 +271,9 @@ impl Channel {
     }
 
     fn run_source(&self, source: Box<dyn Source>) -> Running {
+        if self.program.load().source.takes_from().is_some() {
+            self.context.doors.open(&self.name, self.intake());
+        }
         self.set_state(State::Running);
         self.keep_source(Some(source))
     }
@@ -281,6 +287,7 @@ impl Channel {
     /// Runs the source until it is stopped. One that cannot be opened, or that ended by itself, is opened again after a while.
     fn keep_source(&self, mut open: Option<Box<dyn Source>>) -> Running {
         let (program, intake, name) = (self.program.clone(), self.intake(), self.name.clone());
+        let journal = self.context.journal.clone();
         let (state, listens_on) = (self.state.clone(), self.listens_on.clone());
         Running::spawn(|stop| async move {
             let set_state = |now| *state.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -302,7 +309,7 @@ impl Channel {
                     () = stop.cancelled() => return,
                 }
                 let spec = program.load_full();
-                if let Ok(source) = spec.source.build(&spec.place("source")).await {
+                if let Ok(source) = spec.source.build(&spec.place("source", journal.folder())).await {
                     info!(channel = &*name, "the source is open");
                     *listens_on.lock().unwrap_or_else(PoisonError::into_inner) = source.listens_on();
                     set_state(State::Running);
@@ -313,6 +320,7 @@ impl Channel {
     }
 
     async fn close_source(&self, parts: &mut Parts) {
+        self.context.doors.close(&self.name);
         if let Some(source) = parts.source.take() {
             source.stop().await;
         }
@@ -340,6 +348,11 @@ impl Channel {
                 .iter()
                 .map(|destination| self.start_lane(&destination.name, destination.kind))
                 .collect();
+            let (count, journal) = (spec.destinations.len(), self.context.journal.clone());
+            parts.lanes.extend((0..count).map(|at| {
+                let (spec, journal) = (spec.clone(), journal.clone());
+                Running::spawn(move |stop| keep_open(spec, at, journal, stop))
+            }));
         }
     }
 
@@ -351,6 +364,7 @@ impl Channel {
             destination: destination.clone(),
             program: self.program.clone(),
             journal: self.context.journal.clone(),
+            doors: self.context.doors.clone(),
             counters: self.counters.clone(),
             wake: self.wake_lanes.clone(),
             waiters: self.waiters.clone(),
@@ -373,6 +387,29 @@ impl Channel {
     }
 }
 
+/// Holds open what a destination offers to partners, for as long as its channel sends.
+async fn keep_open(spec: Arc<ChannelSpec>, at: usize, journal: Arc<dyn Journal>, stop: CancellationToken) {
+    let destination = &spec.destinations[at];
+    let place = spec.place(&destination.name, journal.folder());
+    let mut told = false;
+    loop {
+        match destination.config.offer(&place).await {
+            Ok(None) => return,
+            Ok(Some(_offered)) => return stop.cancelled().await,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                let (channel, destination) = (&*spec.name, &*destination.name);
+                let seconds = REOPEN_AFTER.as_secs();
+                warn!(channel, destination, %error, "what it offers cannot be opened; trying again every {seconds} s");
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REOPEN_AFTER) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
 /// A new version of a channel whose source is open already, though it does not run yet.
 pub(crate) struct Opened {
     spec: ChannelSpec,
@@ -387,8 +424,8 @@ impl Channel {
     }
 
     /// Opens the source of a new version beside the one that runs.
-    pub(crate) async fn open_beside(spec: ChannelSpec) -> Result<Opened, Box<(ChannelSpec, BuildError)>> {
-        match spec.source.build(&spec.place("source")).await {
+    pub(crate) async fn open_beside(&self, spec: ChannelSpec) -> Result<Opened, Box<(ChannelSpec, BuildError)>> {
+        match spec.source.build(&spec.place("source", self.context.journal.folder())).await {
             Ok(source) => Ok(Opened { spec, source }),
             Err(error) => Err(Box::new((spec, error))),
         }

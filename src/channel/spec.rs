@@ -1,12 +1,12 @@
 //! What a channel file says, read and checked: nothing is opened yet.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::config::Place;
+use crate::config::{Place, Resource};
 use crate::destination::DestinationConfig;
 use crate::diagnostic::SourceFile;
 use crate::expr::Expression;
@@ -59,8 +59,26 @@ pub struct ChannelSpec {
 
 impl ChannelSpec {
     /// Where one of its connectors stands.
-    pub fn place(&self, name: &str) -> Place {
-        Place { folder: self.folder.clone(), channel: self.name.to_string(), name: name.to_owned() }
+    pub fn place(&self, name: &str, data: Option<&Path>) -> Place {
+        Place {
+            folder: self.folder.clone(),
+            channel: self.name.to_string(),
+            name: name.to_owned(),
+            data: data.map(Path::to_owned),
+        }
+    }
+
+    /// What it needs alone, or with its like, and where its file says so. Nothing where it is out of service.
+    pub fn resources(&self) -> Vec<(Resource, std::ops::Range<usize>)> {
+        if !self.enabled {
+            return Vec::new();
+        }
+        let source = self.source.resources().into_iter().map(|resource| (resource, self.source_span.clone()));
+        let of = |destination: &DestinationSpec| {
+            let span = destination.span.clone();
+            destination.config.resources().into_iter().map(move |resource| (resource, span.clone()))
+        };
+        source.chain(self.destinations.iter().flat_map(of)).collect()
     }
 
     /// What somebody should see to soon, although everything works. Reads files.
@@ -89,6 +107,8 @@ impl ChannelSpec {
 pub struct DestinationSpec {
     /// Its name.
     pub name: Name,
+    /// Where its table begins.
+    pub span: std::ops::Range<usize>,
     /// Its kind.
     pub kind: &'static str,
     /// Its options.

@@ -39,7 +39,8 @@ struct Filter {
     /// Only in this state: received, rejected, filtered, errored, queued, sent, dead
     #[arg(long)]
     state: Option<MessageState>,
-    /// Only with this reference: KIND=VALUE with lab, patient, visit, bill, order, sample, report, control_id or message_type
+    /// Only with this reference: KIND=VALUE with lab, patient, visit, bill, order, sample, report, control_id, message_type or
+    /// parent
     #[arg(long = "ref", value_name = "KIND=VALUE", value_parser = reference)]
     refs: Vec<(String, String)>,
     /// Received at or after this time (2026-01-15T10:30:00Z)
@@ -193,6 +194,12 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
     for number in (1..=summary.parts).take(MAX_PARTS_SHOWN) {
         lines.push(format!("  part {number}: message {}", summary.id.part(number)));
     }
+    if let Some(at) = summary.origin.scheduled_at {
+        lines.push(format!("  made for {at}"));
+    }
+    if let Some(parent) = &summary.origin.parent {
+        lines.push(format!("  handed over by {}/{}: message {}", parent.channel, parent.destination, parent.message));
+    }
     if summary.origin.reused_key {
         lines.push("  its control id came shortly before with another content".to_owned());
     }
@@ -220,6 +227,9 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
     }
     for delivery in &view.deliveries_in_full {
         push_delivery(&mut lines, delivery, content);
+        for child in view.children.iter().filter(|child| child.destination == delivery.summary.destination) {
+            lines.push(format!("     became message {} of channel {}", child.id, child.channel));
+        }
     }
     for command in &view.commands {
         let given = |before: &str, text: &str| Some(format!("{before}{text}")).filter(|_| !text.is_empty());

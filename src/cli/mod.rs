@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod journal;
+mod key;
 mod load;
 mod logs;
 mod messages;
@@ -75,6 +76,9 @@ enum Command {
     Channels(channels::Channels),
     /// List the actions, and the channels bound to them
     Actions(actions::Actions),
+    /// Make what logins need
+    #[command(subcommand)]
+    Key(key::Key),
     /// Print the JSON Schema of channel files, or their options as tables
     Schema {
         /// How to print
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Journal(command) => command.run(),
         Command::Channels(command) => command.run(),
         Command::Actions(command) => command.run(),
+        Command::Key(command) => command.run(),
         Command::Schema { format: SchemaFormat::Json } => print_json(&crate::channel::json_schema()),
         Command::Schema { format: SchemaFormat::Markdown } => {
             print(&crate::channel::options_in_markdown());

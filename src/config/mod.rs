@@ -6,6 +6,7 @@
 
 mod lint;
 mod reading;
+mod resource;
 mod secret;
 mod table;
 mod values;
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use reading::{Read, collect, load_text, place_name, report, report_in, resolve, text_place};
+pub use resource::{Resource, SharedPath};
 pub use secret::{PlacedSecret, Secret};
 pub(crate) use table::unknown_word;
 pub use table::{Entry, Table};
@@ -39,67 +41,8 @@ pub struct Place {
     pub channel: String,
     /// `source` or the destination's name.
     pub name: String,
-}
-
-/// Something that only one channel can hold at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resource {
-    /// A TCP port.
-    Port(SocketAddr),
-    /// A path on a TCP port that several channels may share.
-    Path(SharedPath),
-}
-
-/// A path on an HTTP port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SharedPath {
-    /// The port.
-    pub address: SocketAddr,
-    /// The method, as in `POST`.
-    pub method: &'static str,
-    /// The path, as in `/orders`.
-    pub path: String,
-    /// What the port's options are: those who share it must say the same.
-    pub door: String,
-}
-
-impl Resource {
-    fn address(&self) -> SocketAddr {
-        match self {
-            Resource::Port(address) => *address,
-            Resource::Path(shared) => shared.address,
-        }
-    }
-
-    /// Whether both cannot be held at once. Port 0 picks a free one and never collides.
-    pub fn conflicts_with(&self, other: &Resource) -> bool {
-        self.conflict(other).is_some()
-    }
-
-    /// Why both cannot be held at once, and what to do.
-    pub fn conflict(&self, other: &Resource) -> Option<(String, &'static str)> {
-        let (a, b) = (self.address(), other.address());
-        let same_port = a.port() != 0 && a.port() == b.port();
-        if !same_port || !(a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified()) {
-            return None;
-        }
-        let port = a.port();
-        match (self, other) {
-            (Resource::Path(one), Resource::Path(two)) if a == b => {
-                if one.door != two.door {
-                    let message = format!("two channels share port {port} and say different things of it");
-                    return Some((
-                        message,
-                        "`tls`, `max_connections`, `header_timeout` and `allow` must be the same, or choose another port",
-                    ));
-                }
-                let same = one.method == two.method && one.path == two.path;
-                let message = || format!("two channels take {} {} on port {port}", one.method, one.path);
-                same.then(|| (message(), "choose another path or method"))
-            }
-            _ => Some((format!("two channels listen on port {port}"), "choose another port")),
-        }
-    }
+    /// The engine's data folder; none where there is no engine.
+    pub data: Option<PathBuf>,
 }
 
 /// A mistake in what a channel file refers to, found without opening anything: what only `labwire check` looks for.
@@ -125,6 +68,9 @@ pub enum BuildError {
     /// A secret cannot be had.
     #[error("{0}")]
     Secret(String),
+    /// Labwire's own SFTP server cannot be made.
+    #[error("{0}")]
+    Hosted(String),
     /// Keys and certificates are of no use.
     #[error("{0}")]
     Tls(String),

@@ -68,6 +68,11 @@ impl ByteSize {
         ByteSize(mib << 20)
     }
 
+    /// So many bytes.
+    pub const fn from_bytes(bytes: u64) -> ByteSize {
+        ByteSize(bytes)
+    }
+
     /// The number of bytes.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)

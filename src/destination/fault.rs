@@ -87,6 +87,12 @@ pub enum FaultClass {
     Nak,
     /// An HTTP status that is no success.
     Status(u16),
+    /// No fault: the destination has it, and is still at work. It is asked again later; the attempt does not count.
+    Pending,
+    /// The server refuses for now: SMTP's 4yz; a fax line that is busy.
+    Temporary,
+    /// The server refuses for good: SMTP's 5yz; a fax that cannot be sent.
+    Permanent,
     /// The folder is not there.
     Folder,
     /// The right to write is missing.
@@ -152,6 +158,9 @@ pub const FAULTS: &[Fault] = &[
     fault("4xx", Disposition::Dead, false, "the peer refuses the request"),
     fault("503", Disposition::Retry, true, "the peer says that it is not available"),
     fault("5xx", Disposition::Retry, false, "the peer failed"),
+    fault("pending", Disposition::Retry, false, "the destination has it, and is still at work"),
+    fault("temporary", Disposition::Retry, false, "it does not work now: SMTP's 4yz, a fax line that is busy"),
+    fault("permanent", Disposition::Dead, false, "it will never work: SMTP's 5yz, a number that is no fax"),
     fault("folder", Disposition::Retry, false, "the folder is not there"),
     fault("permission", Disposition::Retry, false, "the right to write is missing"),
     fault("full", Disposition::Retry, true, "disk or quota are full"),
@@ -183,6 +192,9 @@ impl FaultClass {
             FaultClass::Ar => "AR",
             FaultClass::Cr => "CR",
             FaultClass::Nak => "NAK",
+            FaultClass::Pending => "pending",
+            FaultClass::Temporary => "temporary",
+            FaultClass::Permanent => "permanent",
             FaultClass::Folder => "folder",
             FaultClass::Permission => "permission",
             FaultClass::Full => "full",
@@ -371,6 +383,9 @@ mod tests {
         (FaultClass::Status(503), Retry, true),
         (FaultClass::Status(599), Retry, false),
         (FaultClass::Status(777), Retry, false),
+        (FaultClass::Pending, Retry, false),
+        (FaultClass::Temporary, Retry, false),
+        (FaultClass::Permanent, Dead, false),
         (FaultClass::Folder, Retry, false),
         (FaultClass::Permission, Retry, false),
         (FaultClass::Full, Retry, true),

@@ -4,28 +4,35 @@
 //! to the lane (`channel/lane.rs`); what becomes of a fault is data (`fault.rs`). What is sent is fixed by [`DestinationConfig::prepare`] before the first attempt and kept in
 //! the journal, so that every attempt, also one after a crash, sends the same bytes under the same name.
 
+use std::any::Any;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use schemars::{Schema, SchemaGenerator};
+use toml::Spanned;
 
-use crate::config::{BuildError, Mistake, Place, Table};
+use crate::config::{BuildError, Mistake, Place, Resource, Table};
 use crate::expr::ExprError;
 use crate::journal::{Answered, Outgoing};
-use crate::message::Message;
+use crate::message::{Format, Message, MessageId, Origin};
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
     &["type", "when", "transformer", "charset", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
 
+mod channel;
+mod email;
 mod fault;
+mod fax;
 mod file;
 mod files;
 mod http;
 mod mllp;
 mod sftp;
+mod sftp_server;
 
 pub use fault::{Disposition, FAULTS, Fault, FaultClass, Rules, SendError};
 
@@ -46,7 +53,8 @@ pub struct DestinationKind {
 }
 
 /// Every kind of destination, in the order of the documentation.
-pub const KINDS: &[DestinationKind] = &[mllp::KIND, sftp::KIND, http::KIND, file::KIND];
+pub const KINDS: &[DestinationKind] =
+    &[mllp::KIND, sftp::KIND, sftp_server::KIND, http::KIND, file::KIND, channel::KIND, email::KIND, fax::KIND];
 
 /// The options of a destination, read and checked.
 #[async_trait]
@@ -57,6 +65,22 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
     /// The key that names the folder of this machine that it writes to, if it does: no channel files may lie there.
     fn writes_to(&self) -> Option<&'static str> {
         None
+    }
+
+    /// The channel of this engine that it feeds, with its place in the file.
+    fn feeds(&self) -> Option<&Spanned<String>> {
+        None
+    }
+
+    /// What it needs alone: two channels that name the same resource cannot run together.
+    fn resources(&self) -> Vec<Resource> {
+        Vec::new()
+    }
+
+    /// Opens what it offers to partners whether or not there is something to send: a place where they pick up. It stays open until
+    /// what comes back is dropped. None for a destination that only goes out.
+    async fn offer(&self, _place: &Place) -> Result<Option<Box<dyn Any + Send + Sync>>, BuildError> {
+        Ok(None)
     }
 
     /// What is wrong with the files that it refers to, as far as they can be read here: what only `labwire check` looks for, because
@@ -77,6 +101,17 @@ pub trait DestinationConfig: fmt::Debug + Send + Sync {
 /// A destination at work. One attempt at a time.
 #[async_trait]
 pub trait Destination: Send {
+    /// Whether it must know what was answered to the attempt before this one.
+    fn recalls(&self) -> bool {
+        false
+    }
+
+    /// Told what was answered to the attempt before, where there was one with an answer: only if it asks for it.
+    fn recall(&mut self, _response: Option<Bytes>) {}
+
+    /// Shows it the way to the other channels of this engine, before its first attempt.
+    fn meet(&mut self, _doors: &Arc<dyn Doors>) {}
+
     /// Tries once. Cancel-safe: when the future is dropped, the connection is thrown away and nothing half-sent stays under a
     /// final name.
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError>;
@@ -97,4 +132,49 @@ pub trait Destination: Send {
 pub struct Delivered {
     /// What it answered.
     pub response: Option<Bytes>,
+}
+
+/// The way to the other channels of this engine.
+#[async_trait]
+pub trait Doors: Send + Sync {
+    /// Hands a message over to a channel. Returns once it is on disk there; the same delivery again is the same message.
+    async fn hand_over(&self, channel: &str, handover: Handover) -> Result<HandedOver, HandOverError>;
+}
+
+/// What one channel hands over to another.
+pub struct Handover {
+    /// Where it comes from; its parent is what it is known by.
+    pub origin: Origin,
+    /// How it is to be read.
+    pub format: Format,
+    /// The content.
+    pub body: Bytes,
+}
+
+/// A message that was handed over.
+#[derive(Debug, Clone, Copy)]
+pub struct HandedOver {
+    /// Its id in the other channel.
+    pub id: MessageId,
+    /// Whether it had been there before.
+    pub again: bool,
+}
+
+/// Why the other channel did not take a message.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HandOverError {
+    /// It takes nothing in now.
+    #[error("channel `{channel}` takes nothing in: {why}")]
+    Closed {
+        /// The channel.
+        channel: String,
+        /// Why, as in "it is stopped or paused".
+        why: &'static str,
+    },
+    /// There is no room on the disk.
+    #[error("{0}")]
+    Full(String),
+    /// It could not be kept.
+    #[error("{0}")]
+    NotKept(String),
 }

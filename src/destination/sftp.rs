@@ -14,11 +14,11 @@ use serde::Deserialize;
 
 use super::files::{self, Companion, Compress, Exists, Naming, Packing, Parcel, Permissions, Temporary};
 use super::{Delivered, Destination, DestinationConfig, DestinationKind, FaultClass, SendError};
-use crate::config::{BuildError, Duration, Place, Secret, Table, report, time_limit};
+use crate::config::{BuildError, Duration, Place, Secret, Table, time_limit};
 use crate::expr::{ExprError, FileNameTemplate, PathTemplate};
 use crate::journal::Outgoing;
 use crate::message::Message;
-use crate::net::ssh::{self, Host, HostKey, Keeping, LegacyAlgorithm, Login, Plug, Sharing, Target};
+use crate::net::ssh::{self, Host, HostKey, Keeping, LegacyAlgorithm, LoginKeys, Plug, Sharing, Target};
 
 use upload::{Manner, Uploader};
 
@@ -154,22 +154,16 @@ fn default_keep_alive() -> Duration {
 fn parse(table: Table<'_>) -> Option<Box<dyn DestinationConfig>> {
     let (span, name) = (table.span(), table.name().to_owned());
     let options: Options = table.read_with_more(super::COMMON_KEYS)?;
-    let help = || Some("write `key = { file = \"path\" }` or `password = { env = \"NAME\" }`".to_owned());
-    match (&options.password, &options.key) {
-        (None, None) => report(span.clone(), format!("{name} needs `key` or `password`"), "", help()),
-        (Some(_), Some(_)) => report(span.clone(), format!("{name} has both `key` and `password`"), "", help()),
-        _ => {}
-    }
-    if options.passphrase.is_some() && options.key.is_none() {
-        report(
-            span.clone(),
-            format!("{name} has `passphrase` without `key`"),
-            "",
-            Some("a passphrase belongs to a key".to_owned()),
-        );
-    }
+    options.login().check(&span, &name);
     files::check(&span, &name, options.exists, &options.companion, &options.temporary);
     Some(Box::new(options))
+}
+
+impl Options {
+    fn login(&self) -> LoginKeys {
+        let Options { password, key, passphrase, .. } = self.clone();
+        LoginKeys { password, key, passphrase }
+    }
 }
 
 #[async_trait]
@@ -184,19 +178,11 @@ impl DestinationConfig for Options {
     }
 
     async fn build(&self, _: &Place) -> Result<Box<dyn Destination>, BuildError> {
-        let login = match (&self.password, &self.key) {
-            (Some(password), _) => Login::Password(password.fetch()?),
-            (None, Some(key)) => {
-                let passphrase = self.passphrase.as_ref().map(Secret::fetch).transpose()?;
-                Login::Key { private: private_key(key)?, passphrase }
-            }
-            (None, None) => return Err(BuildError::Secret("neither `key` nor `password` is given".to_owned())),
-        };
         let target = Target {
             host: self.host.0.clone(),
             port: self.port,
             user: self.user.clone(),
-            login,
+            login: self.login().fetch()?,
             host_key: self.host_key.clone(),
             legacy_algorithms: self.legacy_algorithms.clone(),
             timeout: self.timeout.get(),
@@ -217,21 +203,6 @@ impl DestinationConfig for Options {
             packing: Packing { compress: self.compress },
             uploader: Arc::new(Mutex::new(Uploader::new(manner))),
         }))
-    }
-}
-
-/// The text of a private key; the mistakes that people make with key files are named.
-fn private_key(key: &Secret) -> Result<String, BuildError> {
-    let text = key.fetch()?;
-    let wrong = |what: &str| Err(BuildError::Secret(format!("{key}: {what}")));
-    if text.starts_with("PuTTY-User-Key-File") {
-        wrong("this is a PuTTY key; `puttygen FILE -O private-openssh -o NEW` converts it")
-    } else if text.starts_with("ssh-") || text.starts_with("ecdsa-") {
-        wrong("this is a public key; the private one is in the file without `.pub`")
-    } else if !text.contains("PRIVATE KEY-----") {
-        wrong("this is no private key in OpenSSH or PEM format")
-    } else {
-        Ok(text + "\n")
     }
 }
 

@@ -51,6 +51,7 @@ impl Engine {
             context: ChannelContext {
                 journal,
                 ids: Arc::default(),
+                doors: Arc::default(),
                 transforming: Arc::new(Semaphore::new(channel::TRANSFORMING_CHANNELS)),
             },
             channels: RwLock::default(),

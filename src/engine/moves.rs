@@ -25,7 +25,7 @@ pub(super) struct Stuck {
 
 impl Move {
     async fn try_open(channel: Arc<Channel>, spec: ChannelSpec) -> Move {
-        let next = match Channel::open_beside(spec).await {
+        let next = match channel.open_beside(spec).await {
             Ok(opened) => Next::Open(Box::new(opened)),
             Err(refused) => Next::Refused { spec: Box::new(refused.0), error: refused.1.to_string() },
         };

@@ -99,6 +99,19 @@ pub(super) fn format(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Va
 /// which parts of the path are the channel file's own.
 pub(super) const VALUE: char = '\u{1}';
 
+/// A template writes a segment a line; on the wire each ends with CR. Indentation and empty lines are the template's own: line
+/// breaks within values were escaped.
+pub(crate) fn hl7_segments(text: &str) -> String {
+    text.lines().map(str::trim_start).filter(|line| !line.trim().is_empty()).fold(
+        String::with_capacity(text.len()),
+        |mut message, line| {
+            message.push_str(line);
+            message.push('\r');
+            message
+        },
+    )
+}
+
 /// The separators that the MSH of a template declares; the usual ones where it declares none.
 fn separators_in(template: &str) -> Separators {
     let declared = template.lines().find_map(|line| line.trim_start().strip_prefix("MSH")).unwrap_or_default();

@@ -36,8 +36,8 @@ use crate::lookup_table::LookupTable;
 
 pub use answer::{AnswerExpression, AnswerHeader, AnswerTemplate, AnswerView};
 pub(crate) use check::line_span;
-pub(crate) use escaping::hl7_line_breaks;
 pub use escaping::{ENDINGS, Escaping};
+pub(crate) use escaping::{hl7_line_breaks, hl7_segments};
 pub use path::{FileNameTemplate, PathTemplate};
 pub use scope::{Each, Scope};
 pub use web::{HeaderTemplate, UrlTemplate};

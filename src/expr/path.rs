@@ -16,6 +16,11 @@ use crate::config;
 pub struct PathTemplate(Template);
 
 impl PathTemplate {
+    /// The template as the channel file writes it.
+    pub fn text(&self) -> &'static str {
+        self.0.text
+    }
+
     /// Renders to a path without control characters. It begins with `/` or holds `..` only where the channel file itself says
     /// so: values are encoded, and one that leaves a part of the path empty is an error of the message.
     pub fn render(&self, scope: &Scope) -> Result<String, ExprError> {

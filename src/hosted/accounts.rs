@@ -2,19 +2,25 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::public::KeyData;
 use sha2::{Digest, Sha256};
 
 use super::User;
+use super::files::Files;
+use super::front::Doorman;
+use super::jail::Jail;
 
 /// The users by name.
 #[derive(Debug)]
 pub(super) struct Accounts {
     accounts: HashMap<String, Account>,
     nobody: Account,
+    file_bytes: u64,
 }
 
 struct Account {
@@ -30,18 +36,18 @@ impl std::fmt::Debug for Account {
 }
 
 impl Accounts {
-    pub(super) fn new(users: &[User]) -> io::Result<Accounts> {
+    pub(super) fn new(users: &[User], file_bytes: u64) -> io::Result<Accounts> {
         let mut accounts = HashMap::new();
         for user in users {
             if accounts.insert(user.name.clone(), Account::new(user)?).is_some() {
                 return Err(wrong(user, "is there twice"));
             }
         }
-        Ok(Accounts { accounts, nobody: Account { password: None, keys: vec![], root: PathBuf::new() } })
+        Ok(Accounts { accounts, nobody: Account { password: None, keys: vec![], root: PathBuf::new() }, file_bytes })
     }
 
     /// The folder of the user who has this name and password. An unknown name costs the same work as a known one.
-    pub(super) fn by_password(&self, name: &str, password: &str) -> Option<&Path> {
+    fn folder_by_password(&self, name: &str, password: &str) -> Option<&Path> {
         let account = self.accounts.get(name).unwrap_or(&self.nobody);
         let kept = account.password.unwrap_or_default();
         let given = digest(password);
@@ -50,9 +56,31 @@ impl Accounts {
     }
 
     /// The folder of the user who has this name and key.
-    pub(super) fn by_key(&self, name: &str, key: &PublicKey) -> Option<&Path> {
+    fn folder_by_key(&self, name: &str, key: &PublicKey) -> Option<&Path> {
         let account = self.accounts.get(name).unwrap_or(&self.nobody);
         account.keys.contains(key.key_data()).then_some(account.root.as_path())
+    }
+}
+
+impl Doorman for Accounts {
+    fn by_password(&self, user: &str, password: &str, _: SocketAddr) -> Option<Arc<dyn Files>> {
+        self.enter(self.folder_by_password(user, password)?)
+    }
+
+    fn by_key(&self, user: &str, key: &PublicKey, _: SocketAddr) -> Option<Arc<dyn Files>> {
+        self.enter(self.folder_by_key(user, key)?)
+    }
+}
+
+impl Accounts {
+    fn enter(&self, root: &Path) -> Option<Arc<dyn Files>> {
+        match Jail::open(root) {
+            Ok(jail) => Some(Arc::new(jail.with_limit(self.file_bytes))),
+            Err(error) => {
+                tracing::error!(folder = %root.display(), %error, "hosted SFTP: no folder to serve");
+                None
+            }
+        }
     }
 }
 
@@ -104,7 +132,7 @@ mod tests {
     fn name_and_password_must_both_be_right() {
         let folder = tempfile::tempdir().unwrap();
         let users = [user("acme", Some("right"), &[], folder.path()), user("keyed", None, &[KEY], folder.path())];
-        let accounts = Accounts::new(&users).unwrap();
+        let accounts = Accounts::new(&users, u64::MAX).unwrap();
         for (name, password, right) in [
             ("acme", "right", true),
             ("acme", "wrong", false),
@@ -114,11 +142,11 @@ mod tests {
             ("keyed", "", false),
             ("", "", false),
         ] {
-            assert_eq!(accounts.by_password(name, password).is_some(), right, "{name} {password}");
+            assert_eq!(accounts.folder_by_password(name, password).is_some(), right, "{name} {password}");
         }
         let key = PublicKey::from_openssh(KEY).unwrap();
-        assert!(accounts.by_key("keyed", &key).is_some());
-        assert!(accounts.by_key("acme", &key).is_none() && accounts.by_key("nobody", &key).is_none());
+        assert!(accounts.folder_by_key("keyed", &key).is_some());
+        assert!(accounts.folder_by_key("acme", &key).is_none() && accounts.folder_by_key("nobody", &key).is_none());
     }
 
     #[test]
@@ -132,7 +160,7 @@ mod tests {
             vec![user("a", None, &["ssh-ed25519 nonsense"], root)],
             vec![user("a", Some("x"), &[], root), user("a", Some("y"), &[], root)],
         ] {
-            assert!(Accounts::new(&users).is_err(), "{users:?}");
+            assert!(Accounts::new(&users, u64::MAX).is_err(), "{users:?}");
         }
     }
 }

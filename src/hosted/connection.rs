@@ -2,32 +2,35 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use russh::keys::{Algorithm, PublicKey};
 use russh::server::{self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::accounts::Accounts;
 use super::cut::Cut;
-use super::jail::Jail;
+use super::files::Files;
+use super::front::{Seat, Shared};
+use super::pump;
 use super::sftp::Sftp;
-use super::{Limits, pump};
 
 /// What russh asks about a connection.
 pub(super) struct Connection {
     peer: SocketAddr,
-    accounts: Arc<Accounts>,
-    limits: Limits,
+    shared: Arc<Shared>,
     cut: CancellationToken,
     logged_in: CancellationToken,
-    /// The folder of the user who logged in.
-    root: Option<PathBuf>,
-    /// Open channels; the channel itself is there until SFTP starts on it.
-    channels: HashMap<ChannelId, Option<Channel<Msg>>>,
+    /// What the user who logged in may use.
+    files: Option<(Arc<dyn Files>, Seat)>,
+    /// Whether a refused key was counted: clients offer all the keys that they have.
+    key_counted: bool,
+    /// Channels on which SFTP has not begun yet.
+    channels: HashMap<ChannelId, (Channel<Msg>, OwnedSemaphorePermit)>,
+    /// One for each channel that may be open. Not given back by `channel_close`, which is not called where we close first.
+    seats: Arc<Semaphore>,
     /// Keeps [`super::Hosted::stop`] waiting for what this connection has at work.
     at_work: TaskTrackerToken,
 }
@@ -35,13 +38,14 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(
         peer: SocketAddr,
-        accounts: Arc<Accounts>,
-        limits: Limits,
+        shared: Arc<Shared>,
         cut: CancellationToken,
         at_work: TaskTrackerToken,
     ) -> Connection {
         let logged_in = CancellationToken::new();
-        Connection { peer, accounts, limits, cut, logged_in, root: None, channels: HashMap::new(), at_work }
+        let seats = Arc::new(Semaphore::new(shared.limits.channels));
+        let channels = HashMap::new();
+        Connection { peer, shared, cut, logged_in, files: None, key_counted: false, channels, seats, at_work }
     }
 
     /// Is cancelled once somebody has logged in.
@@ -49,24 +53,50 @@ impl Connection {
         self.logged_in.clone()
     }
 
-    fn answer(&mut self, user: &str, method: &'static str, root: Option<PathBuf>) -> Auth {
+    fn answer(&mut self, user: &str, method: &'static str, files: Option<Arc<dyn Files>>) -> Auth {
         let peer = self.peer;
-        match root {
-            Some(root) => {
+        let Some(files) = files else {
+            tracing::warn!(%peer, ?user, method, "hosted SFTP: login refused");
+            if method == "password" || !std::mem::replace(&mut self.key_counted, true) {
+                self.shared.bans.failed(peer.ip());
+            }
+            return Auth::reject();
+        };
+        match self.shared.seat(user) {
+            Some(seat) => {
                 tracing::info!(%peer, user, method, "hosted SFTP: logged in");
-                self.root = Some(root);
+                self.files = Some((files, seat));
                 Auth::Accept
             }
             None => {
-                tracing::warn!(%peer, ?user, method, "hosted SFTP: login refused");
+                tracing::warn!(%peer, user, "hosted SFTP: login refused, this user has too many connections");
                 Auth::reject()
             }
         }
     }
 
-    fn serve(&mut self, id: ChannelId, channel: Channel<Msg>, jail: Jail, handle: server::Handle) {
+    /// Asks who this is, on a thread that may block.
+    async fn ask(
+        &self,
+        work: impl FnOnce(&Shared) -> Option<Arc<dyn Files>> + Send + 'static,
+    ) -> Option<Arc<dyn Files>> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || work(&shared)).await.ok().flatten()
+    }
+
+    async fn by_key(&self, user: &str, key: &PublicKey, algorithm: &Algorithm) -> Option<Arc<dyn Files>> {
+        if is_weak(algorithm) {
+            return None;
+        }
+        let (user, key, peer) = (user.to_owned(), key.clone(), self.peer);
+        self.ask(move |shared| shared.doorman.by_key(&user, &key, peer)).await
+    }
+
+    fn serve(&self, channel: (Channel<Msg>, OwnedSemaphorePermit), files: Arc<dyn Files>, handle: server::Handle) {
+        let (channel, seat) = channel;
+        let id = channel.id();
         let ended = CancellationToken::new();
-        let sftp = Sftp::new(jail, &self.limits, ended.clone().drop_guard(), self.at_work.clone());
+        let sftp = Sftp::new(files, &self.shared.limits, ended.clone().drop_guard(), self.at_work.clone());
         let (peer, cut) = (self.peer, self.cut.clone());
         let (from, to) = tokio::io::split(Cut::new(channel.into_stream(), cut.clone()));
         let (stream, pump) = pump::buffered(from, to);
@@ -79,6 +109,7 @@ impl Connection {
             ended.cancelled().await;
             let _ = handle.eof(id).await;
             let _ = handle.close(id).await;
+            drop(seat);
         });
         let config = russh_sftp::server::Config { max_client_packet_len: pump::PACKET_BYTES };
         tokio::spawn(russh_sftp::server::run_with_config(stream, sftp, config));
@@ -90,28 +121,28 @@ fn is_weak(algorithm: &Algorithm) -> bool {
     matches!(algorithm, Algorithm::Rsa { hash: None } | Algorithm::Dsa)
 }
 
-fn key_owner(accounts: &Accounts, user: &str, key: &PublicKey, algorithm: &Algorithm) -> Option<PathBuf> {
-    accounts.by_key(user, key).filter(|_| !is_weak(algorithm)).map(Path::to_owned)
-}
-
 impl server::Handler for Connection {
     type Error = russh::Error;
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Result<Auth, russh::Error> {
-        let root = self.accounts.by_password(user, password).map(Path::to_owned);
-        Ok(self.answer(user, "password", root))
+        // A few at a time: working a password out takes memory.
+        let turn = self.shared.passwords.clone().acquire_owned().await.ok();
+        let (name, password, peer) = (user.to_owned(), password.to_owned(), self.peer);
+        let files = self.ask(move |shared| shared.doorman.by_password(&name, &password, peer)).await;
+        drop(turn);
+        Ok(self.answer(user, "password", files))
     }
 
     async fn auth_publickey_offered(&mut self, user: &str, offer: PublicKeyOffer<'_>) -> Result<Auth, russh::Error> {
-        match key_owner(&self.accounts, user, offer.public_key, offer.algorithm) {
+        match self.by_key(user, offer.public_key, offer.algorithm).await {
             Some(_) => Ok(Auth::Accept),
             None => Ok(self.answer(user, "key", None)),
         }
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
-        let root = key_owner(&self.accounts, user, key.public_key, key.algorithm);
-        Ok(self.answer(user, "key", root))
+        let files = self.by_key(user, key.public_key, key.algorithm).await;
+        Ok(self.answer(user, "key", files))
     }
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), russh::Error> {
@@ -125,11 +156,11 @@ impl server::Handler for Connection {
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<(), russh::Error> {
-        if self.channels.len() >= self.limits.channels {
+        let Ok(seat) = self.seats.clone().try_acquire_owned() else {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
-        }
-        self.channels.insert(channel.id(), Some(channel));
+        };
+        self.channels.insert(channel.id(), (channel, seat));
         reply.accept().await;
         Ok(())
     }
@@ -145,21 +176,13 @@ impl server::Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        let waiting = self.channels.get_mut(&id).filter(|_| name == "sftp").and_then(Option::take);
-        let (Some(channel), Some(root)) = (waiting, self.root.as_deref()) else {
+        let Some(files) = self.files.as_ref().map(|(files, _)| files.clone()).filter(|_| name == "sftp") else {
             return session.channel_failure(id);
         };
-        match Jail::open(root) {
-            Ok(jail) => {
-                session.channel_success(id)?;
-                self.serve(id, channel, jail, session.handle());
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(peer = %self.peer, folder = %root.display(), %error, "hosted SFTP: no folder to serve");
-                session.channel_failure(id)
-            }
-        }
+        let Some(channel) = self.channels.remove(&id) else { return session.channel_failure(id) };
+        session.channel_success(id)?;
+        self.serve(channel, files, session.handle());
+        Ok(())
     }
 
     // Everything below is refused; russh leaves requests that nobody answers hanging.

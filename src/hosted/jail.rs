@@ -5,26 +5,30 @@
 
 use std::fs::FileTimes;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, DirBuilder, DirBuilderExt, Metadata, MetadataExt, OpenOptions, OpenOptionsExt, ReadDir};
-use russh_sftp::protocol::{FileAttributes, OpenFlags};
+use russh_sftp::protocol::{File as Entry, FileAttributes, OpenFlags};
+
+use super::files::{Files, Listing, Opened, Refusal};
 
 /// Longest path of a client, as in Linux.
 const PATH_BYTES: usize = 4096;
 
 /// A user's folder.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Jail {
-    root: Dir,
+    root: Arc<Dir>,
     file_bytes: u64,
 }
 
 impl Jail {
     pub(super) fn open(root: &Path) -> io::Result<Jail> {
-        Ok(Jail { root: Dir::open_ambient_dir(root, ambient_authority())?, file_bytes: u64::MAX })
+        Ok(Jail { root: Arc::new(Dir::open_ambient_dir(root, ambient_authority())?), file_bytes: u64::MAX })
     }
 
     /// The same, with a limit to the size of a file.
@@ -33,11 +37,11 @@ impl Jail {
     }
 
     /// Whether a file may be so long.
-    pub(super) fn allows(&self, bytes: u64) -> bool {
+    fn allows(&self, bytes: u64) -> bool {
         bytes <= self.file_bytes
     }
 
-    pub(super) fn open_file(&self, path: &Inside, flags: OpenFlags) -> io::Result<std::fs::File> {
+    fn open_file(&self, path: &Inside, flags: OpenFlags) -> io::Result<std::fs::File> {
         if self.root.metadata(path.name()).is_ok_and(|found| !found.is_file()) {
             // A pipe would be waited for, a device would be a device.
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
@@ -56,17 +60,17 @@ impl Jail {
         self.root.open_with(path.name(), &options).map(cap_std::fs::File::into_std)
     }
 
-    pub(super) fn list(&self, path: &Inside) -> io::Result<ReadDir> {
+    fn list(&self, path: &Inside) -> io::Result<ReadDir> {
         self.root.read_dir(path.name())
     }
 
-    pub(super) fn attributes(&self, path: &Inside, follow: bool) -> io::Result<FileAttributes> {
+    fn attributes(&self, path: &Inside, follow: bool) -> io::Result<FileAttributes> {
         let found = if follow { self.root.metadata(path.name()) } else { self.root.symlink_metadata(path.name()) };
         found.map(|metadata| attributes(&metadata))
     }
 
     /// Sets size and times. Owner and mode are ours: asked for, they are passed over.
-    pub(super) fn set_attributes(&self, path: &Inside, wanted: &FileAttributes) -> io::Result<()> {
+    fn set_attributes(&self, path: &Inside, wanted: &FileAttributes) -> io::Result<()> {
         if self.root.metadata(path.name())?.is_dir() {
             return Ok(());
         }
@@ -74,41 +78,35 @@ impl Jail {
     }
 
     /// The same for an open file.
-    pub(super) fn set_file_attributes(&self, file: &std::fs::File, wanted: &FileAttributes) -> io::Result<()> {
+    fn set_file_attributes(&self, file: &std::fs::File, wanted: &FileAttributes) -> io::Result<()> {
         if let Some(size) = wanted.size {
             if !self.allows(size) {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
             file.set_len(size)?;
         }
-        let at = |seconds: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
-        match (wanted.atime, wanted.mtime) {
-            (Some(accessed), Some(modified)) => {
-                file.set_times(FileTimes::new().set_accessed(at(accessed)).set_modified(at(modified)))
-            }
-            _ => Ok(()),
-        }
+        set_times(file, wanted)
     }
 
-    pub(super) fn make_folder(&self, path: &Inside) -> io::Result<()> {
+    fn make_folder(&self, path: &Inside) -> io::Result<()> {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         self.root.create_dir_with(path.name(), &builder)?;
         self.sync_folder_of(path)
     }
 
-    pub(super) fn remove_folder(&self, path: &Inside) -> io::Result<()> {
+    fn remove_folder(&self, path: &Inside) -> io::Result<()> {
         path.not_the_root()?;
         self.root.remove_dir(path.name())
     }
 
-    pub(super) fn remove_file(&self, path: &Inside) -> io::Result<()> {
+    fn remove_file(&self, path: &Inside) -> io::Result<()> {
         self.root.remove_file(path.name())
     }
 
     /// Renames. Without `overwrite` nothing under the new name is touched: a file then gets its new name as a hard link, which
     /// fails where something is, and loses the old one; a crash in between leaves both names of one whole file.
-    pub(super) fn rename(&self, from: &Inside, to: &Inside, overwrite: bool) -> io::Result<()> {
+    fn rename(&self, from: &Inside, to: &Inside, overwrite: bool) -> io::Result<()> {
         from.not_the_root()?;
         to.not_the_root()?;
         let (from_name, to_name) = (from.name(), to.name());
@@ -132,8 +130,118 @@ impl Jail {
     }
 
     /// Puts the names in a path's folder on disk.
-    pub(super) fn sync_folder_of(&self, path: &Inside) -> io::Result<()> {
+    fn sync_folder_of(&self, path: &Inside) -> io::Result<()> {
         self.root.open(path.folder())?.sync_all()
+    }
+}
+
+impl Files for Jail {
+    fn open(&self, path: &Inside, flags: OpenFlags) -> Result<Box<dyn Opened>, Refusal> {
+        let file = self.open_file(path, flags)?;
+        let writing = flags.intersects(OpenFlags::WRITE | OpenFlags::APPEND);
+        Ok(Box::new(Inmate { jail: self.clone(), file, path: path.clone(), writing }))
+    }
+
+    fn list(&self, path: &Inside) -> Result<Listing, Refusal> {
+        Ok(Box::new(Jail::list(self, path)?.filter_map(|entry| {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => return Some(Err(error)),
+            };
+            // Removed meanwhile: not in the list.
+            let metadata = entry.metadata().ok()?;
+            Some(Ok(Entry::new(entry.file_name().to_string_lossy(), attributes(&metadata))))
+        })))
+    }
+
+    fn attributes(&self, path: &Inside, follow: bool) -> Result<FileAttributes, Refusal> {
+        Ok(Jail::attributes(self, path, follow)?)
+    }
+
+    fn set_attributes(&self, path: &Inside, wanted: &FileAttributes) -> Result<(), Refusal> {
+        Ok(Jail::set_attributes(self, path, wanted)?)
+    }
+
+    fn remove_file(&self, path: &Inside) -> Result<(), Refusal> {
+        Ok(Jail::remove_file(self, path)?)
+    }
+
+    fn make_folder(&self, path: &Inside) -> Result<(), Refusal> {
+        Ok(Jail::make_folder(self, path)?)
+    }
+
+    fn remove_folder(&self, path: &Inside) -> Result<(), Refusal> {
+        Ok(Jail::remove_folder(self, path)?)
+    }
+
+    fn rename(&self, from: &Inside, to: &Inside, overwrite: bool) -> Result<(), Refusal> {
+        Ok(Jail::rename(self, from, to, overwrite)?)
+    }
+}
+
+/// An open file of a jail.
+struct Inmate {
+    jail: Jail,
+    file: std::fs::File,
+    path: Inside,
+    writing: bool,
+}
+
+impl Opened for Inmate {
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Refusal> {
+        Ok(read_at(&self.file, offset, length)?)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        if !offset.checked_add(data.len() as u64).is_some_and(|end| self.jail.allows(end)) {
+            return Err(Refusal::failure("file too large"));
+        }
+        Ok(self.file.write_all_at(data, offset)?)
+    }
+
+    fn attributes(&self) -> Result<FileAttributes, Refusal> {
+        Ok(of_file(&self.file)?)
+    }
+
+    fn set_attributes(&self, wanted: &FileAttributes) -> Result<(), Refusal> {
+        Ok(self.jail.set_file_attributes(&self.file, wanted)?)
+    }
+
+    fn sync(&self) -> Result<(), Refusal> {
+        Ok(self.file.sync_all()?)
+    }
+
+    /// What was written is on disk, under its name, before the answer is OK.
+    fn close(&self) -> Result<(), Refusal> {
+        if self.writing {
+            self.file.sync_all()?;
+            self.jail.sync_folder_of(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+/// At most so many bytes of a file.
+pub(super) fn read_at(file: &std::fs::File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut data = vec![0; length];
+    let count = file.read_at(&mut data, offset)?;
+    data.truncate(count);
+    Ok(data)
+}
+
+/// What SFTP says about an open file.
+pub(super) fn of_file(file: &std::fs::File) -> io::Result<FileAttributes> {
+    file.metadata().map(Metadata::from_just_metadata).map(|found| attributes(&found))
+}
+
+/// Gives a file the times that are asked for.
+pub(super) fn set_times(file: &std::fs::File, wanted: &FileAttributes) -> io::Result<()> {
+    let at = |seconds: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
+    match (wanted.atime, wanted.mtime) {
+        (Some(accessed), Some(modified)) => {
+            file.set_times(FileTimes::new().set_accessed(at(accessed)).set_modified(at(modified)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -189,6 +297,11 @@ impl Inside {
             }
         }
         Ok((Inside(names.iter().collect()), climbed))
+    }
+
+    /// The names below the root.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.0.iter().filter_map(|name| name.to_str()).collect()
     }
 
     /// As the client is told it.

@@ -1,19 +1,36 @@
-//! Labwire's own SFTP server: partners drop files and pick files up, each in a folder of their own.
+//! Labwire's own SFTP server: partners drop files and pick files up.
+//!
+//! Two servers share all that is SSH (`front`, `connection`, `pump`) and the SFTP requests (`sftp`); they differ in what a login
+//! opens, behind the trait `files::Files`:
+//! - [`Hosted`]: each user a whole tree of their own (`jail`), as a partner's server has it. `labwire demo` and the tests use it.
+//! - [`Listener`]: the folders that channels open ([`NewGrant`]), each with its rules (`view`, `folder`). What is uploaded is handed
+//!   to the channel ([`Capture`]) before the client's close or rename is answered.
 //!
 //! Design constraints:
-//! - A user reaches what is below their own folder and nothing else; the kernel sees to it (`openat2`, by cap-std), not a check
-//!   of names.
-//! - Closing an uploaded file is answered with OK only after the file is on disk.
+//! - A user reaches what is theirs and nothing else; the kernel sees to it (`openat2`, by cap-std), not a check of names.
+//! - Closing an uploaded file is answered with OK only after it is on disk: the file, or the journal's record of it.
 //! - SFTP alone: no shell, no commands, no forwarding, no links.
-//! - Everything a client can make grow has a limit, see [`Limits`].
+//! - Everything a client can make grow has a limit, see [`Limits`] and [`Rules`].
 
 mod accounts;
+mod bans;
 mod connection;
+mod credentials;
 mod cut;
+mod files;
+mod folder;
+mod front;
+mod globs;
+mod grants;
 mod identity;
 mod jail;
+mod listener;
+mod place;
 mod pump;
+mod rules;
 mod sftp;
+mod upload;
+mod view;
 
 use std::fmt;
 use std::io;
@@ -22,18 +39,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
-use russh::{MethodKind, MethodSet, Preferred, SshId, server};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use accounts::Accounts;
-use connection::Connection;
-use cut::Cut;
+use front::Front;
 
-pub use identity::Identity;
+pub use credentials::{Credentials, bad_hash, bad_key, hash};
+pub use globs::Glob;
+pub use grants::{Granted, NewGrant};
+pub use identity::{Identity, bad_host_key};
+pub use listener::{Listener, ListenerError, Settings};
+pub use place::{Placed, place};
+pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, folder_of, make_folder};
 
 /// How a hosted server is set up.
 #[derive(Debug)]
@@ -69,10 +88,14 @@ impl fmt::Debug for User {
 }
 
 /// What clients can use up.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections at one time; one more is closed at once.
     pub connections: usize,
+    /// Connections of one user.
+    pub connections_per_user: usize,
+    /// Connections that are not logged in yet; where there are more, the oldest of the address that has most is closed.
+    pub logging_in: usize,
     /// Time from connecting to being logged in.
     pub login: Duration,
     /// Refused logins on one connection.
@@ -81,7 +104,11 @@ pub struct Limits {
     pub channels: usize,
     /// Files and folders that one channel has open.
     pub handles: usize,
-    /// Size of one file.
+    /// Refused logins from one address, within [`Limits::ban`], after which it is banned for so long; 0: never.
+    pub failures: u32,
+    /// For how long an address is banned.
+    pub ban: Duration,
+    /// Size of one file, where a user has a whole tree.
     pub file_bytes: u64,
     /// Time without a word from the client.
     pub idle: Duration,
@@ -91,10 +118,14 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections: 64,
+            connections_per_user: 64,
+            logging_in: 64,
             login: Duration::from_secs(30),
             login_attempts: 6,
             channels: 4,
             handles: 64,
+            failures: 0,
+            ban: Duration::from_secs(600),
             file_bytes: 4 << 30,
             idle: Duration::from_secs(600),
         }
@@ -114,22 +145,15 @@ impl Hosted {
     /// Starts listening. Must be called within a tokio runtime.
     pub fn start(config: HostedConfig) -> io::Result<Hosted> {
         let key = config.identity.load()?;
-        let fingerprint = key.public_key().fingerprint(HashAlg::Sha256).to_string();
-        let accounts = Arc::new(Accounts::new(&config.users)?);
+        let fingerprint = identity::fingerprint(&key);
+        let accounts = Arc::new(Accounts::new(&config.users, config.limits.file_bytes)?);
         let listener = std::net::TcpListener::bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let address = listener.local_addr()?;
-        let front = Front {
-            ssh: Arc::new(ssh_config(key, &config.limits)),
-            accounts,
-            slots: Arc::new(Semaphore::new(config.limits.connections)),
-            limits: config.limits,
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        let hosted = Hosted { address, fingerprint, stop: front.stop.clone(), tasks: front.tasks.clone() };
-        front.tasks.clone().spawn(front.accept(listener));
+        let front = Front::new(key, accounts, config.limits);
+        let hosted = Hosted { address, fingerprint, stop: front.stop(), tasks: front.tasks() };
+        front.tasks().spawn(front.accept(listener));
         Ok(hosted)
     }
 
@@ -154,104 +178,5 @@ impl Hosted {
 impl Drop for Hosted {
     fn drop(&mut self) {
         self.stop.cancel();
-    }
-}
-
-/// The side that accepts connections.
-struct Front {
-    ssh: Arc<server::Config>,
-    accounts: Arc<Accounts>,
-    slots: Arc<Semaphore>,
-    limits: Limits,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl Front {
-    async fn accept(self, listener: TcpListener) {
-        loop {
-            let accepted = tokio::select! {
-                () = self.stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) => {
-                    tracing::warn!(%error, "hosted SFTP: cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
-        }
-    }
-
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(slot) = self.slots.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, connections = self.limits.connections, "hosted SFTP: connection refused, all slots are taken");
-            return;
-        };
-        let _ = stream.set_nodelay(true);
-        let cut = self.stop.child_token();
-        let connection =
-            Connection::new(peer, self.accounts.clone(), self.limits.clone(), cut.clone(), self.tasks.token());
-        let logged_in = connection.logged_in();
-        let ssh = self.ssh.clone();
-        let login = self.limits.login;
-        self.tasks.spawn(async move {
-            let deadline = cut.clone();
-            let session = async {
-                match server::run_stream(ssh, Cut::new(stream, cut.clone()), connection).await {
-                    Ok(running) => running.await,
-                    Err(error) => Err(error),
-                }
-            };
-            let too_late = async {
-                tokio::time::sleep(login).await;
-                if logged_in.is_cancelled() { std::future::pending().await } else { deadline.cancel() }
-            };
-            tokio::pin!(session);
-            let ended = tokio::select! {
-                ended = &mut session => ended,
-                () = too_late => {
-                    tracing::info!(%peer, "hosted SFTP: no login in time");
-                    session.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "hosted SFTP: connection ended");
-            }
-            cut.cancel();
-            drop(slot);
-        });
-    }
-}
-
-/// SSH as we speak it: what a scanner would complain about is not offered.
-fn ssh_config(key: russh::keys::PrivateKey, limits: &Limits) -> server::Config {
-    let keys = [
-        Algorithm::Ed25519,
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
-        Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-        Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
-    ];
-    server::Config {
-        server_id: SshId::Standard("SSH-2.0-Labwire".into()),
-        methods: MethodSet::from([MethodKind::PublicKey, MethodKind::Password].as_slice()),
-        auth_rejection_time: Duration::from_secs(1),
-        auth_rejection_time_initial: Some(Duration::ZERO),
-        max_auth_attempts: limits.login_attempts,
-        inactivity_timeout: Some(limits.idle),
-        keepalive_interval: Some(Duration::from_secs(30)),
-        keys: vec![key],
-        preferred: Preferred {
-            key: keys.to_vec().into(),
-            compression: vec![russh::compression::NONE].into(),
-            ..Preferred::DEFAULT
-        },
-        // A 32 KiB write fits into one packet: with less, clients without TCP_NODELAY wait 40 ms for each.
-        maximum_packet_size: 65_535,
-        window_size: 8 << 20,
-        ..server::Config::default()
     }
 }

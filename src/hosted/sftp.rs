@@ -2,20 +2,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use cap_std::fs::ReadDir;
 use russh_sftp::protocol::{
     Attrs, Data, ExtendedReply, File as Entry, FileAttributes, Handle, Name, OpenFlags, Packet, Status, StatusCode,
     Version,
 };
-use russh_sftp::server::StatusReply;
 use tokio_util::sync::DropGuard;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::Limits;
-use super::jail::{BadPath, Inside, Jail, attributes};
+use super::files::{Files, Listing, Opened, Refusal};
+use super::jail::Inside;
 use super::pump::PACKET_BYTES;
 
 /// Most bytes of one read or write, as in OpenSSH: what fits into a packet with its header.
@@ -26,7 +24,7 @@ const ENTRIES: usize = 100;
 
 /// What a client has going on one channel.
 pub(super) struct Sftp {
-    jail: Arc<Jail>,
+    files: Arc<dyn Files>,
     handles: HashMap<String, Open>,
     handles_at_most: usize,
     handles_so_far: u64,
@@ -36,19 +34,15 @@ pub(super) struct Sftp {
 }
 
 enum Open {
-    File {
-        file: Arc<std::fs::File>,
-        path: Inside,
-        writing: bool,
-    },
+    File(Arc<dyn Opened>),
     /// None when read to its end.
-    Folder(Option<ReadDir>),
+    Folder(Option<Listing>),
 }
 
 impl Sftp {
-    pub(super) fn new(jail: Jail, limits: &Limits, ended: DropGuard, at_work: TaskTrackerToken) -> Sftp {
+    pub(super) fn new(files: Arc<dyn Files>, limits: &Limits, ended: DropGuard, at_work: TaskTrackerToken) -> Sftp {
         Sftp {
-            jail: Arc::new(jail.with_limit(limits.file_bytes)),
+            files,
             handles: HashMap::new(),
             handles_at_most: limits.handles,
             handles_so_far: 0,
@@ -57,33 +51,26 @@ impl Sftp {
         }
     }
 
-    /// Does something with the folder, on a thread that may block.
-    async fn with_jail<T: Send + 'static>(
+    /// Does something with the files, on a thread that may block.
+    async fn with_files<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Jail) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, StatusReply> {
-        let jail = self.jail.clone();
-        match tokio::task::spawn_blocking(move || work(&jail)).await {
-            Ok(done) => done.map_err(|error| refusal(&error)),
-            Err(_) => Err(StatusCode::Failure.into()),
-        }
+        work: impl FnOnce(&dyn Files) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let files = self.files.clone();
+        blocking(move || work(&*files)).await
     }
 
     async fn on_path<T: Send + 'static>(
         &self,
         path: &str,
-        work: impl FnOnce(&Jail, &Inside) -> io::Result<T> + Send + 'static,
-    ) -> Result<T, StatusReply> {
-        let path = inside(path)?;
-        self.with_jail(move |jail| work(jail, &path)).await
+        work: impl FnOnce(&dyn Files, &Inside) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let path = Inside::new(path)?;
+        self.with_files(move |files| work(files, &path)).await
     }
 
-    fn may_open(&self) -> Result<(), StatusReply> {
-        if self.handles.len() < self.handles_at_most {
-            Ok(())
-        } else {
-            Err(StatusCode::Failure.with_message("too many open files"))
-        }
+    fn may_open(&self) -> Result<(), Refusal> {
+        if self.handles.len() < self.handles_at_most { Ok(()) } else { Err(Refusal::failure("too many open files")) }
     }
 
     fn keep(&mut self, id: u32, open: Open) -> Handle {
@@ -93,21 +80,21 @@ impl Sftp {
         Handle { id, handle }
     }
 
-    fn file(&self, handle: &str) -> Result<Arc<std::fs::File>, StatusReply> {
+    fn file(&self, handle: &str) -> Result<Arc<dyn Opened>, Refusal> {
         match self.handles.get(handle) {
-            Some(Open::File { file, .. }) => Ok(file.clone()),
-            _ => Err(StatusCode::Failure.with_message("no such handle")),
+            Some(Open::File(file)) => Ok(file.clone()),
+            _ => Err(no_such_handle()),
         }
     }
 
-    async fn rename_as(&self, id: u32, from: &str, to: &str, overwrite: bool) -> Result<Status, StatusReply> {
-        let (from, to) = (inside(from)?, inside(to)?);
-        self.with_jail(move |jail| jail.rename(&from, &to, overwrite)).await?;
+    async fn rename_as(&self, id: u32, from: &str, to: &str, overwrite: bool) -> Result<Status, Refusal> {
+        let (from, to) = (Inside::new(from)?, Inside::new(to)?);
+        self.with_files(move |files| files.rename(&from, &to, overwrite)).await?;
         Ok(done(id))
     }
 
-    async fn attrs(&self, id: u32, path: &str, follow: bool) -> Result<Attrs, StatusReply> {
-        let attrs = self.on_path(path, move |jail, path| jail.attributes(path, follow)).await?;
+    async fn attrs(&self, id: u32, path: &str, follow: bool) -> Result<Attrs, Refusal> {
+        let attrs = self.on_path(path, move |files, path| files.attributes(path, follow)).await?;
         Ok(Attrs { id, attrs })
     }
 }
@@ -116,30 +103,16 @@ fn done(id: u32) -> Status {
     Status { id, status_code: StatusCode::Ok, error_message: "Ok".into(), language_tag: "en-US".into() }
 }
 
-fn inside(path: &str) -> Result<Inside, StatusReply> {
-    Inside::new(path).map_err(bad_path)
+fn no_such_handle() -> Refusal {
+    Refusal::failure("no such handle")
 }
 
-fn bad_path(bad: BadPath) -> StatusReply {
-    match bad {
-        BadPath::Outside => StatusCode::PermissionDenied.into(),
-        BadPath::Unusable => {
-            StatusCode::Failure.with_message("a path has at most 4096 bytes and no control characters")
-        }
-    }
-}
-
-/// What the client is told of an error: its kind, nothing of our file system.
-fn refusal(error: &io::Error) -> StatusReply {
-    match error.kind() {
-        io::ErrorKind::NotFound => StatusCode::NoSuchFile.into(),
-        io::ErrorKind::PermissionDenied => StatusCode::PermissionDenied.into(),
-        kind => StatusCode::Failure.with_message(kind.to_string()),
-    }
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(StatusCode::Failure.into()))
 }
 
 /// The strings that the data of an extended request begins with.
-fn strings<const N: usize>(mut data: &[u8]) -> Result<[String; N], StatusReply> {
+fn strings<const N: usize>(mut data: &[u8]) -> Result<[String; N], Refusal> {
     let mut found = [const { String::new() }; N];
     for string in &mut found {
         let (length, rest) = data.split_first_chunk().ok_or(StatusCode::BadMessage)?;
@@ -151,25 +124,18 @@ fn strings<const N: usize>(mut data: &[u8]) -> Result<[String; N], StatusReply> 
 }
 
 /// The next entries of a folder; empty at its end.
-fn entries(folder: &mut ReadDir) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for entry in folder.by_ref().take(ENTRIES) {
-        let entry = entry?;
-        // Removed meanwhile: not in the list.
-        let Ok(metadata) = entry.metadata() else { continue };
-        entries.push(Entry::new(entry.file_name().to_string_lossy(), attributes(&metadata)));
-    }
-    Ok(entries)
+fn entries(folder: &mut Listing) -> io::Result<Vec<Entry>> {
+    folder.by_ref().take(ENTRIES).collect()
 }
 
 impl russh_sftp::server::Handler for Sftp {
-    type Error = StatusReply;
+    type Error = Refusal;
 
-    fn unimplemented(&self) -> StatusReply {
+    fn unimplemented(&self) -> Refusal {
         StatusCode::OpUnsupported.into()
     }
 
-    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Result<Version, StatusReply> {
+    async fn init(&mut self, _: u32, _: HashMap<String, String>) -> Result<Version, Refusal> {
         let mut version = Version::new();
         for extension in ["posix-rename@openssh.com", "fsync@openssh.com", "limits@openssh.com"] {
             version.extensions.insert(extension.to_owned(), "1".to_owned());
@@ -177,99 +143,76 @@ impl russh_sftp::server::Handler for Sftp {
         Ok(version)
     }
 
-    async fn open(
-        &mut self,
-        id: u32,
-        path: String,
-        flags: OpenFlags,
-        _: FileAttributes,
-    ) -> Result<Handle, StatusReply> {
+    async fn open(&mut self, id: u32, path: String, flags: OpenFlags, _: FileAttributes) -> Result<Handle, Refusal> {
         self.may_open()?;
-        let path = inside(&path)?;
-        let wanted = path.clone();
-        let file = Arc::new(self.with_jail(move |jail| jail.open_file(&wanted, flags)).await?);
-        let writing = flags.intersects(OpenFlags::WRITE | OpenFlags::APPEND);
-        Ok(self.keep(id, Open::File { file, path, writing }))
+        let file = self.on_path(&path, move |files, path| files.open(path, flags)).await?;
+        Ok(self.keep(id, Open::File(file.into())))
     }
 
-    /// What was written is on disk, under its name, before the answer is OK.
-    async fn close(&mut self, id: u32, handle: String) -> Result<Status, StatusReply> {
+    async fn close(&mut self, id: u32, handle: String) -> Result<Status, Refusal> {
         match self.handles.remove(&handle) {
-            Some(Open::File { file, path, writing: true }) => {
-                let sync = move |jail: &Jail| file.sync_all().and_then(|()| jail.sync_folder_of(&path));
-                self.with_jail(sync).await?;
+            Some(Open::File(file)) => {
+                blocking(move || file.close()).await?;
                 Ok(done(id))
             }
-            Some(_) => Ok(done(id)),
-            None => Err(StatusCode::Failure.with_message("no such handle")),
+            Some(Open::Folder(_)) => Ok(done(id)),
+            None => Err(no_such_handle()),
         }
     }
 
-    async fn read(&mut self, id: u32, handle: String, offset: u64, length: u32) -> Result<Data, StatusReply> {
+    async fn read(&mut self, id: u32, handle: String, offset: u64, length: u32) -> Result<Data, Refusal> {
         let file = self.file(&handle)?;
-        let data = self.with_jail(move |_| {
-            let mut data = vec![0; length.min(DATA_BYTES) as usize];
-            let count = file.read_at(&mut data, offset)?;
-            data.truncate(count);
-            Ok(data)
-        });
-        let data = data.await?;
+        let data = blocking(move || file.read(offset, length.min(DATA_BYTES) as usize)).await?;
         if data.is_empty() && length > 0 { Err(StatusCode::Eof.into()) } else { Ok(Data { id, data }) }
     }
 
-    async fn write(&mut self, id: u32, handle: String, offset: u64, data: Vec<u8>) -> Result<Status, StatusReply> {
+    async fn write(&mut self, id: u32, handle: String, offset: u64, data: Vec<u8>) -> Result<Status, Refusal> {
         let file = self.file(&handle)?;
-        if !offset.checked_add(data.len() as u64).is_some_and(|end| self.jail.allows(end)) {
-            return Err(StatusCode::Failure.with_message("file too large"));
-        }
-        self.with_jail(move |_| file.write_all_at(&data, offset)).await?;
+        blocking(move || file.write(offset, &data)).await?;
         Ok(done(id))
     }
 
-    async fn lstat(&mut self, id: u32, path: String) -> Result<Attrs, StatusReply> {
+    async fn lstat(&mut self, id: u32, path: String) -> Result<Attrs, Refusal> {
         self.attrs(id, &path, false).await
     }
 
-    async fn stat(&mut self, id: u32, path: String) -> Result<Attrs, StatusReply> {
+    async fn stat(&mut self, id: u32, path: String) -> Result<Attrs, Refusal> {
         self.attrs(id, &path, true).await
     }
 
-    async fn fstat(&mut self, id: u32, handle: String) -> Result<Attrs, StatusReply> {
+    async fn fstat(&mut self, id: u32, handle: String) -> Result<Attrs, Refusal> {
         let file = self.file(&handle)?;
-        let attrs = self.with_jail(move |_| {
-            file.metadata().map(cap_std::fs::Metadata::from_just_metadata).map(|found| attributes(&found))
-        });
-        Ok(Attrs { id, attrs: attrs.await? })
+        let attrs = blocking(move || file.attributes()).await?;
+        Ok(Attrs { id, attrs })
     }
 
-    async fn setstat(&mut self, id: u32, path: String, wanted: FileAttributes) -> Result<Status, StatusReply> {
-        self.on_path(&path, move |jail, path| jail.set_attributes(path, &wanted)).await?;
+    async fn setstat(&mut self, id: u32, path: String, wanted: FileAttributes) -> Result<Status, Refusal> {
+        self.on_path(&path, move |files, path| files.set_attributes(path, &wanted)).await?;
         Ok(done(id))
     }
 
-    async fn fsetstat(&mut self, id: u32, handle: String, wanted: FileAttributes) -> Result<Status, StatusReply> {
+    async fn fsetstat(&mut self, id: u32, handle: String, wanted: FileAttributes) -> Result<Status, Refusal> {
         let file = self.file(&handle)?;
-        self.with_jail(move |jail| jail.set_file_attributes(&file, &wanted)).await?;
+        blocking(move || file.set_attributes(&wanted)).await?;
         Ok(done(id))
     }
 
-    async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, StatusReply> {
+    async fn opendir(&mut self, id: u32, path: String) -> Result<Handle, Refusal> {
         self.may_open()?;
-        let folder = self.on_path(&path, Jail::list).await?;
+        let folder = self.on_path(&path, |files, path| files.list(path)).await?;
         Ok(self.keep(id, Open::Folder(Some(folder))))
     }
 
-    async fn readdir(&mut self, id: u32, handle: String) -> Result<Name, StatusReply> {
+    async fn readdir(&mut self, id: u32, handle: String) -> Result<Name, Refusal> {
         let Some(Open::Folder(open)) = self.handles.get_mut(&handle) else {
-            return Err(StatusCode::Failure.with_message("no such handle"));
+            return Err(no_such_handle());
         };
         let Some(mut folder) = open.take() else { return Err(StatusCode::Eof.into()) };
-        let (folder, files) = self
-            .with_jail(move |_| {
-                let files = entries(&mut folder)?;
-                Ok((folder, files))
-            })
-            .await?;
+        let (folder, files) = blocking(move || {
+            let files = entries(&mut folder)?;
+            Ok((folder, files))
+        })
+        .await?;
         if files.is_empty() {
             return Err(StatusCode::Eof.into());
         }
@@ -277,31 +220,31 @@ impl russh_sftp::server::Handler for Sftp {
         Ok(Name { id, files })
     }
 
-    async fn remove(&mut self, id: u32, path: String) -> Result<Status, StatusReply> {
-        self.on_path(&path, Jail::remove_file).await?;
+    async fn remove(&mut self, id: u32, path: String) -> Result<Status, Refusal> {
+        self.on_path(&path, |files, path| files.remove_file(path)).await?;
         Ok(done(id))
     }
 
-    async fn mkdir(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, StatusReply> {
-        self.on_path(&path, Jail::make_folder).await?;
+    async fn mkdir(&mut self, id: u32, path: String, _: FileAttributes) -> Result<Status, Refusal> {
+        self.on_path(&path, |files, path| files.make_folder(path)).await?;
         Ok(done(id))
     }
 
-    async fn rmdir(&mut self, id: u32, path: String) -> Result<Status, StatusReply> {
-        self.on_path(&path, Jail::remove_folder).await?;
+    async fn rmdir(&mut self, id: u32, path: String) -> Result<Status, Refusal> {
+        self.on_path(&path, |files, path| files.remove_folder(path)).await?;
         Ok(done(id))
     }
 
-    async fn realpath(&mut self, id: u32, path: String) -> Result<Name, StatusReply> {
-        let path = Inside::clamped(&path).map_err(bad_path)?;
+    async fn realpath(&mut self, id: u32, path: String) -> Result<Name, Refusal> {
+        let path = Inside::clamped(&path)?;
         Ok(Name { id, files: vec![Entry::dummy(path.shown())] })
     }
 
-    async fn rename(&mut self, id: u32, from: String, to: String) -> Result<Status, StatusReply> {
+    async fn rename(&mut self, id: u32, from: String, to: String) -> Result<Status, Refusal> {
         self.rename_as(id, &from, &to, false).await
     }
 
-    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> Result<Packet, StatusReply> {
+    async fn extended(&mut self, id: u32, request: String, data: Vec<u8>) -> Result<Packet, Refusal> {
         match request.as_str() {
             "posix-rename@openssh.com" => {
                 let [from, to] = strings(&data)?;
@@ -310,7 +253,7 @@ impl russh_sftp::server::Handler for Sftp {
             "fsync@openssh.com" => {
                 let [handle] = strings(&data)?;
                 let file = self.file(&handle)?;
-                self.with_jail(move |_| file.sync_all()).await?;
+                blocking(move || file.sync()).await?;
                 Ok(Packet::Status(done(id)))
             }
             "limits@openssh.com" => {

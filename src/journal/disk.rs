@@ -169,6 +169,10 @@ impl Disk {
 
 #[async_trait]
 impl Journal for Disk {
+    fn folder(&self) -> Option<&Path> {
+        Some(&self.folder)
+    }
+
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
         self.reserve.check(bytes)?;

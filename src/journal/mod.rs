@@ -564,6 +564,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Whether there is room for more on the disk.
     fn room(&self) -> Room;
 
+    /// The folder that it is in; none for one that is kept elsewhere.
+    fn folder(&self) -> Option<&Path>;
+
     /// Damage found when the journal was opened, one sentence each; empty when all was well.
     fn damage(&self) -> Vec<String>;
 

@@ -29,11 +29,13 @@ pub enum RefKind {
     ControlId,
     /// MSH-9, as `ORU^R01`.
     MessageType,
+    /// The message of another channel that it comes from.
+    Parent,
 }
 
 impl RefKind {
     /// Every kind, in the order in which they are shown.
-    pub const ALL: [RefKind; 9] = [
+    pub const ALL: [RefKind; 10] = [
         RefKind::Lab,
         RefKind::Patient,
         RefKind::Visit,
@@ -43,6 +45,7 @@ impl RefKind {
         RefKind::Report,
         RefKind::ControlId,
         RefKind::MessageType,
+        RefKind::Parent,
     ];
 
     /// The word used in the API, in filters and in the journal.
@@ -57,6 +60,7 @@ impl RefKind {
             RefKind::Report => "report",
             RefKind::ControlId => "control_id",
             RefKind::MessageType => "message_type",
+            RefKind::Parent => "parent",
         }
     }
 }

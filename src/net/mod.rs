@@ -1,6 +1,7 @@
 //! What two or more connectors share.
 
 pub(crate) mod dial;
+pub mod drop;
 pub(crate) mod framing;
 pub(crate) mod http;
 pub mod networks;

@@ -6,6 +6,7 @@
 //! - What is not safe any more is offered to servers whose channel file names it, and to no others.
 
 mod algorithms;
+mod login;
 mod offers;
 mod options;
 mod pool;
@@ -22,6 +23,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ssh2::{ErrorCode, HashType, KeyboardInteractivePrompt, MethodType, Prompt, Session};
 
 pub use algorithms::{LegacyAlgorithm, warning};
+pub use login::LoginKeys;
 pub use options::{Host, HostKey};
 pub use pool::{Keeping, Lease, OpenError, SftpSession, Sharing};
 

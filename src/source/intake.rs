@@ -1,5 +1,6 @@
 //! The one door into a channel.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -8,7 +9,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::Waiters;
-use crate::journal::{Arrival, Identity, Journal, JournalError, OtherBody, Receipt, Recipient, Repeat};
+use crate::journal::{
+    Arrival, Identity, Journal, JournalError, OtherBody, Query, Receipt, Recipient, Repeat, Room, Summary,
+};
 use crate::message::{Body, Format, MessageId, MessageIds, Origin, Refs};
 use crate::monitor::Counters;
 
@@ -21,9 +24,9 @@ pub struct Intake {
     /// Tells the channel's worker that something waits.
     wake: Arc<Notify>,
     counters: Arc<Counters>,
-    trouble: Trouble,
     /// Those who wait for what becomes of a message.
     waiters: Arc<Waiters>,
+    trouble: Trouble,
 }
 
 /// Why a source takes nothing in although it runs; none while all is well. Shown beside the channel.
@@ -74,7 +77,20 @@ impl Intake {
         wake: Arc<Notify>,
         counters: Arc<Counters>,
     ) -> Intake {
-        Intake { channel, journal, ids, wake, counters, trouble: Trouble::default(), waiters: Arc::default() }
+        Intake { channel, journal, ids, wake, counters, waiters: Arc::default(), trouble: Trouble::default() }
+    }
+
+    /// The same, for a channel whose worker and lanes tell these.
+    pub fn with_waiters(self, waiters: Arc<Waiters>) -> Intake {
+        Intake { waiters, ..self }
+    }
+
+    pub(super) fn waiters(&self) -> &Arc<Waiters> {
+        &self.waiters
+    }
+
+    pub(super) fn journal(&self) -> &dyn Journal {
+        &*self.journal
     }
 
     /// The same, showing its trouble here.
@@ -95,22 +111,19 @@ impl Intake {
         *shown = now;
     }
 
-    /// The same, for a channel whose worker and lanes tell these.
-    pub fn with_waiters(self, waiters: Arc<Waiters>) -> Intake {
-        Intake { waiters, ..self }
-    }
-
-    pub(super) fn waiters(&self) -> &Arc<Waiters> {
-        &self.waiters
-    }
-
-    pub(super) fn journal(&self) -> &dyn Journal {
-        &*self.journal
-    }
-
     /// The channel's counters: the source counts what only it sees.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Whether there is room for more in the journal.
+    pub fn room(&self) -> Room {
+        self.journal.room()
+    }
+
+    /// The folder that the journal is in, for what a source has to keep.
+    pub fn data_folder(&self) -> Option<&Path> {
+        self.journal.folder()
     }
 
     /// The channel's name, for logs.
@@ -121,6 +134,12 @@ impl Intake {
     /// An id for the next message.
     pub fn next_id(&self) -> MessageId {
         self.ids.next()
+    }
+
+    /// The newest message of the channel.
+    pub fn newest(&self) -> Result<Option<Summary>, JournalError> {
+        let query = Query { channel: Some(self.channel.to_string()), limit: 1, ..Query::default() };
+        Ok(self.journal.search(&query)?.messages.into_iter().next())
     }
 
     /// Keeps a body. With the receipt in hand, and not before, the source may acknowledge: what it would have said, or, where

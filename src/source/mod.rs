@@ -17,20 +17,30 @@ use toml::Spanned;
 use crate::config::{BuildError, Mistake, Place, Resource, Table};
 
 mod ack;
+mod channel;
 mod duplicates;
 mod event;
 mod fate;
+mod file;
 mod format;
 mod http;
 mod intake;
 mod mllp;
+mod poll;
+mod schedule;
+mod sftp;
+mod sftp_server;
+mod timer;
+mod values;
 
 pub use ack::AckWhen;
+pub use channel::Feeders;
 pub use event::EventSource;
 pub use fate::{End, Fate, Until, Waiter, Waiters};
 pub use format::{CharsetOption, FormatOption, Incoming};
 pub use intake::{Intake, IntakeError, Taken, Trouble};
 pub use mllp::{Judged, judge};
+pub use schedule::{Schedule, Tick, Ticks};
 
 /// A kind of source: everything about it that others need is derived from this.
 pub struct SourceKind {
@@ -47,7 +57,8 @@ pub struct SourceKind {
 }
 
 /// Every kind of source, in the order of the documentation.
-pub const KINDS: &[SourceKind] = &[event::KIND, mllp::KIND, http::KIND];
+pub const KINDS: &[SourceKind] =
+    &[event::KIND, mllp::KIND, http::KIND, file::KIND, sftp::KIND, sftp_server::KIND, timer::KIND, channel::KIND];
 
 /// The options of a source, read and checked.
 #[async_trait]
@@ -59,6 +70,11 @@ pub trait SourceConfig: fmt::Debug + Send + Sync {
 
     /// Its `format`, where it has one: tests of channel files read their input by it.
     fn format(&self) -> Option<&FormatOption> {
+        None
+    }
+
+    /// Which channels of this engine may hand over to it; none for a source that takes in what comes from elsewhere.
+    fn takes_from(&self) -> Option<Feeders<'_>> {
         None
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::config::{self, Entry};
-use crate::expr::{ENDINGS, Each, Escaping, Template};
+use crate::expr::{ENDINGS, Each, Escaping, Template, hl7_segments};
 use crate::hl7;
 use crate::message::{Body, Message, Xml};
 
@@ -72,7 +72,7 @@ impl Step for Write {
         let written = |format, error| StepError::Written { place: self.template.place().to_owned(), format, error };
         let body = match self.writes {
             Writes::Hl7(escaped_for) => {
-                let parsed = hl7::Message::parse(Bytes::from(segments(&text)), &hl7::Limits::default());
+                let parsed = hl7::Message::parse(Bytes::from(hl7_segments(&text)), &hl7::Limits::default());
                 let parsed = parsed.map_err(|error| written("HL7", error.to_string()))?;
                 if *parsed.separators() != escaped_for {
                     let problem = "its MSH declares other separators than values were escaped for: write MSH-1 and MSH-2 out, before any other line that begins with MSH";
@@ -90,17 +90,4 @@ impl Step for Write {
         message.body = Arc::new(body);
         Ok(Verdict::Continue)
     }
-}
-
-/// A template writes a segment a line; on the wire each ends with CR. Indentation and empty lines are the template's own: line
-/// breaks within values were escaped.
-fn segments(text: &str) -> String {
-    text.lines().map(str::trim_start).filter(|line| !line.trim().is_empty()).fold(
-        String::with_capacity(text.len()),
-        |mut message, line| {
-            message.push_str(line);
-            message.push('\r');
-            message
-        },
-    )
 }

@@ -142,3 +142,35 @@ fn two_tests_cannot_bless_one_file_with_different_messages() {
         assert_eq!(std::fs::read_to_string(rig.channels().join("expected")).unwrap(), old);
     }
 }
+
+/// Sources that answer nobody take what comes as it is: a timer in its format, what another channel hands over by its ending.
+#[test]
+fn a_test_reads_its_input_as_the_source_does() {
+    let rig = rig();
+    rig.write("channels/data.json", "{\"n\": 1}");
+    rig.write("channels/data.txt", "{\"n\": 1}");
+    let channel = |source: &str, input: &str, sent: &str| {
+        format!(
+            "name = \"c\"\n[source]\n{source}\n[destination.out]\ntype = \"file\"\ndirectory = \"out\"\nfile_name = \"x\"\n\
+             [[test]]\nname = \"t\"\ninput = \"{input}\"\nsent.out = {sent}\n"
+        )
+    };
+    let timer = |format: &str, content: &str| {
+        format!("type = \"timer\"\nevery = \"1h\"\nformat = \"{format}\"\ncontent = '{content}'")
+    };
+    let from_channel = "type = \"channel\"".to_owned();
+    for (source, input, sent) in [
+        (timer("json", "{}"), "data.txt", "{ \"/n\" = \"1\" }"),
+        (timer("text", "x"), "data.txt", "\"data.txt\""),
+        (timer("hl7", "MSH|^~\\&|A"), "good", "{ \"PID-8\" = \"F\" }"),
+        (from_channel.clone(), "data.json", "{ \"/n\" = \"1\" }"),
+        (from_channel.clone(), "data.txt", "\"data.txt\""),
+        (from_channel, "good", "{ \"PID-8\" = \"F\" }"),
+    ] {
+        let (code, text) = run(&rig, &channel(&source, input, sent), &[]);
+        assert_eq!(code, 0, "{source}, {input}: {text}");
+    }
+    // As text, it is not what was asked for.
+    let (code, text) = run(&rig, &channel(&timer("json", "{}"), "good", "{ \"/n\" = \"1\" }"), &[]);
+    assert!(code == 1 && text.contains("the body is not JSON"), "{text}");
+}

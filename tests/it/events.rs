@@ -161,8 +161,12 @@ fn the_shipped_channels_know_their_actions() {
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let actions = answer["actions"].as_array().unwrap();
     assert_eq!(actions.len(), 31);
-    let bound: [(_, &[&str]); 3] =
-        [(28, &["hl7-results", "results-lis"]), (49, &["bill-hl7-sftp"]), (50, &["report-sftp"])];
+    let bound: [(_, &[&str]); 4] = [
+        (28, &["hl7-results", "results-lis"]),
+        (49, &["bill-hl7-sftp"]),
+        (50, &["report-email", "report-sftp"]),
+        (56, &["report-fax"]),
+    ];
     for (id, channels) in bound {
         let action = actions.iter().find(|action| action["id"] == id).unwrap();
         assert_eq!(action["channels"], json!(channels));

@@ -31,6 +31,19 @@ fn sftp(port: u16) -> String {
     )
 }
 
+fn mail(port: u16) -> String {
+    format!(
+        "server = \"localhost:{port}\"\nfrom = \"a@b.example\"\nto = [\"c@d.example\"]\nsubject = \"x\"\ntext = \"x\""
+    )
+}
+
+fn fax(port: u16) -> String {
+    let document = "document = \"{{ '%PDF-1.4 %%EOF' | base64 }}\"";
+    format!(
+        "profile = \"json\"\nurl = \"http://localhost:{port}/\"\nnumber = \"+3615550182\"\n{document}\nnetworks = [\"127.0.0.0/8\", \"::1\"]"
+    )
+}
+
 /// The only delivery once it has that state; a delivery that is tried again must have been tried more than once.
 fn becomes(rig: &Rig, state: &str) -> Value {
     eventually(&format!("the delivery is {state}"), || {
@@ -104,6 +117,10 @@ fn each_kind_names_its_faults() {
         ("http", format!("url = \"http://{dead}/\"\nnetworks = [\"127.0.0.1\"]"), "retrying", "refused"),
         ("http", "url = \"http://no-such-host.invalid/\"".to_owned(), "retrying", "dns"),
         ("http", format!("url = \"http://localhost:{}/\"", dead.port()), "retrying", "address"),
+        ("email", mail(dead.port()), "retrying", "refused"),
+        ("email", mail(dead.port()).replace("localhost", "no-such-host.invalid"), "retrying", "dns"),
+        ("fax", fax(dead.port()), "retrying", "refused"),
+        ("fax", fax(dead.port()).replace("networks", "#"), "retrying", "address"),
         ("file", "directory = \"channel.toml/sub\"\nfile_name = \"x\"".to_owned(), "retrying", "folder"),
     ] {
         let rig = Rig::with(&one(kind, &options).replace("channel.toml/sub", "../blocked/sub"));

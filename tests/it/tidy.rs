@@ -40,12 +40,14 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
         "config" => LEAVES,
         "message" => &["hl7"],
         "expr" => &["config", "diagnostic", "hl7", "lookup_table", "message"],
-        "net" => &["config", "diagnostic", "mllp"],
+        "net" => &["config", "diagnostic", "hosted", "mllp"],
         "hosted" => &[],
         "journal" => &["message"],
         "transformer" => &["config", "diagnostic", "expr", "hl7", "lookup_table", "message"],
-        "source" => &["config", "diagnostic", "expr", "hl7", "journal", "message", "mllp", "monitor", "net"],
-        "destination" => &["config", "diagnostic", "expr", "hl7", "journal", "message", "mllp", "monitor", "net"],
+        "source" => &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"],
+        "destination" => {
+            &["config", "diagnostic", "expr", "hl7", "hosted", "journal", "message", "mllp", "monitor", "net"]
+        }
         "channel" => &[
             "action",
             "config",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::{OnPoison, Retry};
-use crate::destination::{Delivered, Disposition, Rules, SendError};
+use crate::destination::{Delivered, Disposition, FaultClass, Rules, SendError};
 use crate::journal::{Attempt, DeliveryState, Queued};
 
 /// A peer's own wish for when to come back is honoured up to here: a wrong clock must not put a delivery off for years.
@@ -28,6 +28,8 @@ pub(super) struct Verdict {
     pub(super) down_until: Option<Timestamp>,
     /// The destination is unusable until somebody acts.
     pub(super) pauses: bool,
+    /// The destination has it, and is at work: no failure.
+    pub(super) pending: bool,
 }
 
 impl Policy {
@@ -45,6 +47,7 @@ impl Policy {
             attempt: Attempt { state: DeliveryState::Sent, response, ..attempt.clone() },
             down_until: None,
             pauses: false,
+            pending: false,
         };
         let error = match result {
             Ok(delivered) => return sent(delivered.response),
@@ -56,13 +59,17 @@ impl Policy {
         }
         let pauses = then == Disposition::Pause;
         let is_whole = pauses || (error.class.fault().whole && then == Disposition::Retry);
-        let tries = queued.attempts.saturating_add(u32::from(!pauses));
+        let pending = error.class == FaultClass::Pending;
+        let counted = !pauses && !pending;
+        let tries = queued.attempts.saturating_add(u32::from(counted));
         let failures = if is_whole { tries.max(in_a_row.saturating_add(1)) } else { tries };
         let oldest = self.retry.max_age.map(|age| later(queued.received_at, age.get()));
         let given_up = then == Disposition::Dead
-            || (then == Disposition::Retry && self.retry.is_exhausted(tries))
+            || (then == Disposition::Retry && !pending && self.retry.is_exhausted(tries))
             || oldest.is_some_and(|oldest| oldest <= now);
-        let mut next_at = later(now, self.retry.wait(failures, random));
+        // What is pending is asked after in the destination's own rhythm.
+        let wait = if pending { Duration::ZERO } else { self.retry.wait(failures, random) };
+        let mut next_at = later(now, wait);
         if let Some(oldest) = oldest.filter(|oldest| *oldest > now) {
             next_at = next_at.min(oldest);
         }
@@ -73,12 +80,12 @@ impl Policy {
             state: if given_up { DeliveryState::Dead } else { DeliveryState::Retrying },
             next_at: Some(next_at).filter(|_| !given_up),
             error: Some(error.message),
-            counted: !pauses,
+            counted,
             holds: given_up && self.on_poison != OnPoison::DeadLetter,
             response: error.response,
             ..attempt
         };
-        Verdict { attempt, down_until: is_whole.then_some(next_at), pauses }
+        Verdict { attempt, down_until: is_whole.then_some(next_at), pauses, pending }
     }
 }
 

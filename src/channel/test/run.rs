@@ -96,13 +96,13 @@ fn judge_test(spec: &ChannelSpec, test: &TestSpec, input: &Bytes, result: &mut T
         id: TEST_ID.parse::<MessageId>().expect("a valid id"),
         channel: spec.name.to_string(),
         received_at: TEST_TIME.parse::<Timestamp>().expect("a valid time"),
-        origin: Origin { source: spec.source_kind.to_owned(), ..Origin::default() },
+        origin: Origin { source: spec.source_kind.to_owned(), file_name: file_name(spec, test), ..Origin::default() },
     };
     let mut judged = None;
     let read = if spec.source_kind == EventSource::NAME {
         read_event(spec, meta.clone(), input, result)
-    } else if let Some(format) = spec.source.format() {
-        read_as(format, meta.clone(), input)
+    } else if let Some(format) = format_of(spec, test, input) {
+        read_as(&format, meta.clone(), input)
     } else {
         read_hl7(meta.clone(), judged.insert(look(spec, input)))
     };
@@ -140,6 +140,24 @@ fn outcome_of(processed: &Processed) -> Transformed {
     let all_filtered = others.iter().all(|outcome| matches!(outcome, Transformed::Filtered { .. }));
     let outcome = errored.or(others.first().copied().filter(|_| all_filtered));
     outcome.unwrap_or(&processed.outcome).clone()
+}
+
+/// The name of the file that the test's input would have come in.
+fn file_name(spec: &ChannelSpec, test: &TestSpec) -> Option<String> {
+    let name = test.input.path.file_name().filter(|_| matches!(spec.source_kind, "file" | "sftp" | "sftp_server"))?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// How a source that judges nothing reads the input: as it says, or, where it takes in what other channels hand over, by the file's
+/// ending. None for one that answers by HL7.
+fn format_of(spec: &ChannelSpec, test: &TestSpec, input: &Bytes) -> Option<FormatOption> {
+    let by_ending = || match test.input.path.extension().and_then(|ending| ending.to_str()) {
+        Some("json") => Format::Json,
+        _ if input.starts_with(b"MSH") => Format::Hl7,
+        _ => Format::Text,
+    };
+    let own = spec.source.format().cloned();
+    own.or_else(|| spec.source.takes_from().map(|_| FormatOption::of(by_ending())))
 }
 
 fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult) {

@@ -30,7 +30,7 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// How Labwire logs in: one of these.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Auth {
+pub(in crate::destination) struct Auth {
     /// A name and a password (RFC 7617).
     pub(super) basic: Option<Basic>,
     /// A token that was given to us: sent as "Authorization: Bearer …".
@@ -105,7 +105,7 @@ impl std::fmt::Debug for Token {
 }
 
 /// A login that is ready for use.
-pub(super) enum Login {
+pub(in crate::destination) enum Login {
     /// A header that is always the same.
     Fixed(HeaderName, HeaderValue),
     /// A token that is fetched.
@@ -114,13 +114,18 @@ pub(super) enum Login {
 
 impl Auth {
     /// How many of them are given.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::destination) fn count(&self) -> usize {
         let Auth { basic, bearer, api_key, oauth2 } = self;
         [basic.is_some(), bearer.is_some(), api_key.is_some(), oauth2.is_some()].iter().filter(|given| **given).count()
     }
 
+    /// Whether it would send a secret to a token server in the clear.
+    pub(in crate::destination) fn is_in_the_clear(&self) -> bool {
+        self.oauth2.as_ref().is_some_and(|oauth2| oauth2.token_url.is_in_the_clear())
+    }
+
     /// Reads the secrets. What must not be seen is put on the list of secrets.
-    pub(super) fn login(
+    pub(in crate::destination) fn login(
         &self,
         route: &Route,
         longest: Duration,
@@ -160,7 +165,7 @@ impl Auth {
 }
 
 /// Fetches tokens.
-pub(super) struct Tokens {
+pub(in crate::destination) struct Tokens {
     options: OAuth2,
     secret: String,
     client: Client,
@@ -169,7 +174,7 @@ pub(super) struct Tokens {
 
 impl Tokens {
     /// The value of `Authorization`, and whether it was fetched just now.
-    pub(super) async fn get(&mut self) -> Result<(HeaderValue, bool), SendError> {
+    pub(in crate::destination) async fn get(&mut self) -> Result<(HeaderValue, bool), SendError> {
         let shared = self.options.token.clone();
         // Another attempt may be fetching one, and take as long as a fetch may take.
         let patience = self.client.route().connect_timeout + self.longest;
@@ -189,7 +194,7 @@ impl Tokens {
     }
 
     /// Never uses this one again.
-    pub(super) async fn forget(&self, refused: &HeaderValue) {
+    pub(in crate::destination) async fn forget(&self, refused: &HeaderValue) {
         let mut token = self.options.token.lock().await;
         token.take_if(|token| token.value == *refused);
     }

@@ -83,24 +83,39 @@ impl Parts<'_> {
         content_type: &str,
     ) -> Result<(Bytes, Option<String>), ExprError> {
         let part = self.part.ok_or_else(|| unfit("a multipart body needs `part`"))?;
-        let mut parts = Vec::new();
-        for (name, value) in self.fields {
-            let head = format!("Content-Disposition: form-data; name=\"{}\"\r\n", quoted(name));
-            parts.push((head, Bytes::from(value.render(scope)?)));
-        }
-        let (name, file_name) = (quoted(&part.name), quoted(&part.file_name.render(scope)?));
-        let disposition = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file_name}\"\r\n");
-        parts.push((format!("{disposition}Content-Type: {content_type}\r\n"), message.body.to_bytes()));
-        let boundary = boundary(message, &parts);
-        let mut content = Vec::new();
-        for (head, value) in parts {
-            content.extend_from_slice(format!("--{boundary}\r\n{head}\r\n").as_bytes());
-            content.extend_from_slice(&value);
-            content.extend_from_slice(b"\r\n");
-        }
-        content.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-        Ok((Bytes::from(content), Some(format!("multipart/form-data; boundary={boundary}"))))
+        let fields = self.fields.iter().map(|(name, value)| Ok((name.clone(), value.render(scope)?)));
+        let fields = fields.collect::<Result<Vec<_>, ExprError>>()?;
+        let file = (part.name.as_str(), part.file_name.render(scope)?, content_type);
+        let (content, content_type) = form_data(&message.meta.id.to_string(), &fields, file, message.body.to_bytes());
+        Ok((content, Some(content_type)))
     }
+}
+
+/// Fields and one file (name of the field, name of the file, type) as a browser's form sends them, with the type of it all. The same
+/// id and the same parts give the same bytes.
+pub(in crate::destination) fn form_data(
+    id: &str,
+    fields: &[(String, String)],
+    (name, file_name, file_type): (&str, String, &str),
+    file: Bytes,
+) -> (Bytes, String) {
+    let mut parts = Vec::new();
+    for (name, value) in fields {
+        let head = format!("Content-Disposition: form-data; name=\"{}\"\r\n", quoted(name));
+        parts.push((head, Bytes::from(value.clone())));
+    }
+    let (name, file_name) = (quoted(name), quoted(&file_name));
+    let disposition = format!("Content-Disposition: form-data; name=\"{name}\"; filename=\"{file_name}\"\r\n");
+    parts.push((format!("{disposition}Content-Type: {file_type}\r\n"), file));
+    let boundary = boundary(id, &parts);
+    let mut content = Vec::new();
+    for (head, value) in parts {
+        content.extend_from_slice(format!("--{boundary}\r\n{head}\r\n").as_bytes());
+        content.extend_from_slice(&value);
+        content.extend_from_slice(b"\r\n");
+    }
+    content.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
+    (Bytes::from(content), format!("multipart/form-data; boundary={boundary}"))
 }
 
 fn unfit(message: &str) -> ExprError {
@@ -131,8 +146,8 @@ fn quoted(name: &str) -> String {
 }
 
 /// A line that occurs in no part, the same for the same message.
-fn boundary(message: &Message, parts: &[(String, Bytes)]) -> String {
-    let of = |number: u32| format!("labwire-{}-{number}", message.meta.id);
+fn boundary(id: &str, parts: &[(String, Bytes)]) -> String {
+    let of = |number: u32| format!("labwire-{id}-{number}");
     let occurs =
         |boundary: &str| parts.iter().any(|(_, value)| memchr::memmem::find(value, boundary.as_bytes()).is_some());
     (0..).map(of).find(|boundary| !occurs(boundary)).expect("content is shorter than all boundaries together")
@@ -142,7 +157,6 @@ fn boundary(message: &Message, parts: &[(String, Bytes)]) -> String {
 mod tests {
     use super::*;
     use crate::hl7;
-    use crate::message::{MessageIds, Meta, Origin};
 
     #[test]
     fn the_content_type_names_the_set() {
@@ -162,16 +176,9 @@ mod tests {
 
     #[test]
     fn a_boundary_never_occurs_in_what_it_bounds() {
-        let meta = Meta {
-            id: MessageIds::default().next(),
-            channel: "c".to_owned(),
-            received_at: jiff::Timestamp::UNIX_EPOCH,
-            origin: Origin::default(),
-        };
-        let message = Message::read(meta, Format::Text, &Bytes::from("x"), &hl7::Limits::default()).expect("text");
-        let first = boundary(&message, &[]);
-        let second = boundary(&message, &[(String::new(), Bytes::from(format!("a{first}b")))]);
+        let first = boundary("ID", &[]);
+        let second = boundary("ID", &[(String::new(), Bytes::from(format!("a{first}b")))]);
         assert!(first.ends_with("-0") && second.ends_with("-1"), "{first} {second}");
-        assert_eq!(boundary(&message, &[]), first, "the same at every attempt");
+        assert_eq!(boundary("ID", &[]), first, "the same at every attempt");
     }
 }

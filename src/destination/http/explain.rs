@@ -9,7 +9,7 @@ use crate::net::http::{Fault, Route};
 use crate::net::tls::TlsError;
 
 /// How long the server wants to be left alone: seconds or a date (RFC 9110 §10.2.3). The lane bounds it.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(in crate::destination) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
@@ -19,7 +19,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// A fault in words, with what it means for the delivery.
-pub(super) fn describe(server: &str, route: &Route, longest: Duration, fault: Fault) -> SendError {
+pub(in crate::destination) fn describe(server: &str, route: &Route, longest: Duration, fault: Fault) -> SendError {
     let proxy = route.proxy.as_ref().map(|proxy| format!("proxy {}", proxy.at));
     // Who is connected to, and who speaks.
     let at = proxy.as_deref().unwrap_or(server);

@@ -26,8 +26,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use hyper::{Method, StatusCode};
 use jiff::Timestamp;
 
-use self::auth::Login;
-use self::explain::{describe, retry_after};
+pub(super) use self::auth::{Auth, Login};
+pub(super) use self::body::form_data;
+pub(super) use self::explain::{describe, retry_after};
 use self::options::{Options, Verb};
 use self::rules::Fit;
 use super::{Delivered, Destination, DestinationKind, Disposition, FaultClass, SendError};
@@ -70,7 +71,7 @@ headers = { "X-Lab" = "{{ meta.lab | default('none') }}" }
 };
 
 /// What Labwire calls itself.
-const AGENT: &str = concat!("labwire/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("labwire/", env!("CARGO_PKG_VERSION"));
 
 /// Names of what a delivery keeps beside its content.
 mod property {
@@ -261,7 +262,7 @@ impl Sender {
 }
 
 /// The content without secrets.
-fn without(content: Bytes, secrets: &[&str]) -> Bytes {
+pub(super) fn without(content: Bytes, secrets: &[&str]) -> Bytes {
     let mut content = content;
     for secret in secrets {
         let finder = memchr::memmem::Finder::new(secret.as_bytes());

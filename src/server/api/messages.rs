@@ -39,6 +39,7 @@ pub(super) struct Filter {
     report: Option<String>,
     control_id: Option<String>,
     message_type: Option<String>,
+    parent: Option<String>,
 }
 
 impl Filter {
@@ -62,6 +63,7 @@ impl Filter {
             (RefKind::Report, self.report),
             (RefKind::ControlId, self.control_id),
             (RefKind::MessageType, self.message_type),
+            (RefKind::Parent, self.parent),
         ];
         Ok(Query {
             channel: self.channel,
@@ -125,6 +127,34 @@ pub struct MessageView {
     pub deliveries_in_full: Vec<DeliveryView>,
     /// What people did to it.
     pub commands: Vec<CommandView>,
+    /// The messages of other channels that its deliveries became; the newest hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Child>,
+}
+
+/// A message of another channel that a delivery became.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Child {
+    /// The destination that handed it over.
+    pub destination: String,
+    /// The message there.
+    pub id: MessageId,
+    /// Its channel.
+    pub channel: String,
+}
+
+/// More messages that came of one are not shown with it: `parent=ID` in the search finds all.
+const CHILDREN: usize = 100;
+
+/// The messages of other channels that a message's deliveries became.
+fn children_of(engine: &Engine, id: MessageId) -> Result<Vec<Child>, JournalError> {
+    let refs = vec![(RefKind::Parent, id.to_string())];
+    let found = engine.journal().search(&Query { refs, limit: CHILDREN, ..Query::default() })?;
+    let child = |child: Summary| {
+        let parent = child.origin.parent?;
+        Some(Child { destination: parent.destination, id: child.id, channel: child.channel })
+    };
+    Ok(found.messages.into_iter().filter_map(child).collect())
 }
 
 /// The whole story of a delivery.
@@ -164,7 +194,7 @@ pub struct CommandView {
 }
 
 impl MessageView {
-    fn of(story: Story) -> MessageView {
+    fn of(story: Story, children: Vec<Child>) -> MessageView {
         let deliveries = story.summary.deliveries.iter().cloned().zip(story.deliveries);
         let deliveries_in_full = deliveries
             .map(|(summary, delivery)| DeliveryView {
@@ -192,6 +222,7 @@ impl MessageView {
                 .into_iter()
                 .map(|(delivery, command)| CommandView { destination: delivery.destination, command })
                 .collect(),
+            children,
         }
     }
 }
@@ -203,5 +234,6 @@ pub(super) async fn show(
     let Path(id) = path.map_err(|error| Problem::bad_request(error.body_text()))?;
     let id: MessageId = id.parse().map_err(|error| Problem::bad_request(format!("{error}")))?;
     let story = engine.journal().story(id)?.ok_or(JournalError::Unknown { id })?;
-    Ok(Json(MessageView::of(story)))
+    let children = children_of(&engine, id)?;
+    Ok(Json(MessageView::of(story, children)))
 }

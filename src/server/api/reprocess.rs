@@ -16,7 +16,7 @@ use crate::channel::Channel;
 use crate::engine::Engine;
 use crate::hl7::{Charset, Header};
 use crate::journal::{Arrival, JournalError, Recipient, Summary};
-use crate::message::{Format, Message, MessageId, Meta, Origin, Refs};
+use crate::message::{Format, Message, MessageId, Meta, Origin};
 
 /// So much content is in memory at a time, and one body more.
 const TOGETHER_BYTES: usize = 16 << 20;
@@ -113,7 +113,7 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
     (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
     let meta = Meta { id: new, channel: summary.channel.clone(), received_at, origin: origin.clone() };
     let refs = match Message::read(meta, summary.format, &body, &crate::hl7::Limits::default()) {
-        Ok(message) => Refs::of(&message.body),
+        Ok(message) => origin.refs(Some(&message.body)),
         Err(error) => return Err(refused(format!("the body cannot be read: {error}"))),
     };
     let arrival = Arrival {
@@ -169,7 +169,7 @@ async fn take_in(engine: &Engine, together: Vec<Again>, outcomes: &mut Outcomes)
     failure.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Whether a message is an event as the API took it in, and no part of one.
+/// Whether a message is an event as the API took it in, and neither a part of one nor handed over by a channel.
 fn is_event(summary: &Summary) -> bool {
-    summary.origin.action.is_some() && summary.origin.part.is_none()
+    summary.origin.action.is_some() && summary.origin.part.is_none() && summary.origin.parent.is_none()
 }

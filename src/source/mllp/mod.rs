@@ -27,6 +27,7 @@ use self::listener::{Doors, Handshake, Listener};
 use self::policy::{Acknowledgements, Policy, Stale};
 use super::ack::awaited;
 use super::duplicates::DuplicateWindow;
+use super::values::some_bytes;
 use super::{AckWhen, CharsetOption, Source, SourceConfig, SourceKind};
 use crate::config::{
     BuildError, ByteSize, Duration, Listen, Mistake, Place, Resource, Table, more_than, report, time_limit,
@@ -148,11 +149,6 @@ fn default_frame_timeout() -> Duration {
 fn some_idle_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let help = "leave the key out to keep quiet connections open";
     more_than(deserializer, Duration::from_millis(0), "every connection would be closed at once", help).map(Some)
-}
-
-fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
-    let help = "a size larger than nothing, as in \"16MiB\"";
-    more_than(deserializer, ByteSize::from_mib(0), "no message is that small", help)
 }
 
 fn some_connections_of_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {

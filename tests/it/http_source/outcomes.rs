@@ -34,8 +34,8 @@ fn obedient() -> HttpServer {
     })
 }
 
-const FILTER: &str = "[[transformer]]\nfilter = \"event != 'skip'\"\n\
-    [[transformer]]\nwhen = \"event == 'bad'\"\nset = { \"/x\" = \"{{ event.no.such }}\" }\n";
+const FILTER: &str = "[[transformer]]\nfilter = \"msg['/0'] != 'skip'\"\n\
+    [[transformer]]\nwhen = \"msg['/0'] == 'bad'\"\nset = { \"/x\" = \"{{ event.no.such }}\" }\n";
 
 #[test]
 fn transformed_and_delivered_tell_what_became_of_it() {
@@ -47,7 +47,7 @@ fn transformed_and_delivered_tell_what_became_of_it() {
     ] {
         let rig = relay(&server, ack, FILTER);
         let send =
-            |body: &str| post(rig.listener("orders"), "/", &[JSON, ("Idempotency-Key", body)], format!("\"{body}\""));
+            |body: &str| post(rig.listener("orders"), "/", &[JSON, ("Idempotency-Key", body)], format!("[\"{body}\"]"));
         let got = ["fine", "skip", "bad", "refuse"].map(send);
         let found = got.each_ref().map(|got| (got.status, got.json()["state"].as_str().unwrap().to_owned()));
         assert_eq!(found, expected.map(|(status, state)| (status, state.to_owned())), "{ack}");

@@ -439,7 +439,7 @@ async fn secrets_that_are_none_are_said_when_the_channel_starts() {
     let folder = partner.folder.path();
     std::fs::write(folder.join("putty"), "PuTTY-User-Key-File-3: ssh-ed25519\n").unwrap();
     std::fs::write(folder.join("text"), "hello\n").unwrap();
-    let place = labwire::config::Place { folder: folder.to_owned(), channel: "c".into(), name: "d".into() };
+    let place = labwire::config::Place { folder: folder.to_owned(), channel: "c".into(), name: "d".into(), data: None };
     for (file, words) in
         [("key.pub", "public key"), ("putty", "puttygen"), ("text", "no private key"), ("none", "No such file")]
     {

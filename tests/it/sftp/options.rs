@@ -50,7 +50,7 @@ impl Spot {
         let config = parse_kind(self.kind, &self.options(more), key).expect("the options are right");
         // Secrets and local folders both start here: the key is put where the files are.
         let folder = if self.kind == "sftp" { key.to_owned() } else { self.files() };
-        let place = Place { folder, channel: "a-channel".into(), name: "partner".into() };
+        let place = Place { folder, channel: "a-channel".into(), name: "partner".into(), data: None };
         let destination = config.build(&place).await.unwrap();
         (config, destination)
     }

@@ -3,6 +3,7 @@
 pub mod cutter;
 pub mod eventually;
 pub mod half_open;
+pub mod hostile;
 pub mod http_client;
 pub mod http_server;
 pub mod interactive;

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 /// The place of a connector under test.
 pub fn place(name: &str) -> Place {
-    Place { folder: ".".into(), channel: "test".into(), name: name.into() }
+    Place { folder: ".".into(), channel: "test".into(), name: name.into(), data: None }
 }
 
 fn read<T>(text: &str, read: impl FnOnce(Table<'_>) -> Option<T>) -> Result<T, Vec<String>> {

@@ -196,8 +196,12 @@ impl Partner {
 
     /// A destination with these options.
     pub async fn destination(&self, more: &[(&str, &str)]) -> Box<dyn Destination> {
-        let place =
-            Place { folder: self.folder.path().to_owned(), channel: "a-channel".into(), name: "partner".into() };
+        let place = Place {
+            folder: self.folder.path().to_owned(),
+            channel: "a-channel".into(),
+            name: "partner".into(),
+            data: None,
+        };
         parse(&self.options(more), self.folder.path()).expect("the options are right").build(&place).await.unwrap()
     }
 }

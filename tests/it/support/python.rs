@@ -1,4 +1,4 @@
-//! The virtual environment in which MLLP peers live that nobody here wrote (Python `hl7`).
+//! The virtual environment in which peers live that nobody here wrote (Python `hl7`, `paramiko`, `aiosmtpd`).
 
 use std::path::PathBuf;
 

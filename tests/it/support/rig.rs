@@ -215,6 +215,19 @@ impl Rig {
         story
     }
 
+    /// Waits until the log has a text.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        eventually(&format!("the log has {text:?}"), || self.log().contains(text).then_some(()));
+    }
+
+    /// Waits until at least so many messages are sent.
+    #[track_caller]
+    pub fn wait_for_sent(&self, count: usize) -> Vec<Value> {
+        let sent = || Some(self.messages("&state=sent")).filter(|messages| messages.len() >= count);
+        eventually(&format!("{count} messages are sent"), sent)
+    }
+
     /// Waits until so many messages are in a state.
     #[track_caller]
     pub fn wait_for(&self, state: &str, count: usize) -> Vec<Value> {

@@ -1,5 +1,6 @@
 //! The real journal with a switch before it: it can be made to wait and to fail, and tells what came to it.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -47,6 +48,10 @@ impl TestJournal {
 
 #[async_trait]
 impl Journal for TestJournal {
+    fn folder(&self) -> Option<&Path> {
+        None
+    }
+
     async fn receive(&self, arrival: Arrival) -> Result<Receipt, JournalError> {
         self.arrivals.lock().unwrap().push(arrival.clone());
         self.open.subscribe().wait_for(|open| *open).await.unwrap();

@@ -61,9 +61,9 @@ def acknowledge(made, plain, number, options):
             say(f"{stream.version()} pushed" if "MSA|AA|p1" in said else f"ERROR {said}")
         while (message := frame(stream)) is not None:
             control_id = message.split("\r")[0].split("|")[9]
-            say(f"{stream.version()} {control_id}" + (f" {number}" if "number" in options else ""))
             answer = f"MSH|^~\\&|||||||ACK|A|P|2.5\rMSA|AA|{control_id}\r"
             stream.sendall(b"\x0b" + answer.encode() + b"\x1c\r")
+            say(f"{stream.version()} {control_id}" + (f" {number}" if "number" in options else ""))
             if "once" in options:
                 # With TLS's own farewell; the next message may cross it on the way.
                 with contextlib.suppress(OSError):
