@@ -27,6 +27,7 @@ pub(super) struct Parts {
 }
 
 /// What a record tells of a message.
+#[expect(clippy::large_enum_variant, reason = "one at a time is made, and taken apart at once")]
 enum Told {
     Event(Event),
     /// That the message is a part of another one.

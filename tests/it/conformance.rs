@@ -122,6 +122,20 @@ fn gives(text: &str, key: &str) -> bool {
     })
 }
 
+/// Where tests are that do not name their kind, and those of what a kind shares with another.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("sftp_server", "tests/it/drop/"),
+    ("sftp", "tests/it/files/"),
+    ("fax.auth", "tests/it/http/"),
+    ("fax.tls", "tests/it/tls.rs"),
+    ("email.trust", "tests/it/tls.rs"),
+];
+
+fn is_tested_in(option: &str, file: &str) -> bool {
+    let within = |of: &str| option.strip_prefix(of).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']));
+    ELSEWHERE.iter().any(|(of, place)| within(of) && file.starts_with(place))
+}
+
 /// A guard, and a cheap one: whether the test fails when the option is ignored is for its author to see to.
 #[test]
 fn each_option_is_given_a_value_in_a_test_of_its_kind() {
@@ -136,16 +150,19 @@ fn each_option_is_given_a_value_in_a_test_of_its_kind() {
             let of_kind: Vec<_> = tests.iter().filter(|(path, text)| path.contains(name) || is_of_kind(text)).collect();
             for (path, _) in found {
                 let key = path.rsplit('.').next().unwrap();
-                // Faults are words of one table, which other tests walk. What all kinds share is the lane's and the transformer's.
+                // Faults are words of one table, which other tests walk. What all kinds share is the lane's, the transformer's and
+                // that of `format`.
                 let first = path.split('.').nth(1).unwrap();
                 if first == "on" && key != "on" {
                     continue;
                 }
-                let is_shared = ["when", "transformer", "retry", "order_by", "parallel", "on_poison", "rate"]
+                let is_shared = ["when", "transformer", "retry", "order_by", "parallel", "on", "on_poison", "rate"]
                     .contains(&first)
-                    || (first == "charset" && place.contains("destination"));
+                    || (first == "charset" && place.contains("destination"))
+                    || first.starts_with("format(");
                 let known = of_kind.iter().any(|(_, text)| gives(text, key));
-                let known_elsewhere = is_shared && tests.iter().any(|(_, text)| gives(text, key));
+                let known_elsewhere =
+                    tests.iter().any(|(file, text)| (is_shared || is_tested_in(&path, file)) && gives(text, key));
                 if !known && !known_elsewhere {
                     missing.push(path);
                 }
