@@ -48,6 +48,7 @@ fn attempt() -> Attempt {
         error: None,
         counted: true,
         holds: false,
+        to: None,
         answered: None,
         response: Some(Bytes::from_static(b"MSH|^~\\&|||||||ACK|1|P|2.5\rMSA|AA|MSG00001\r")),
     }

@@ -170,6 +170,9 @@ pub struct Origin {
     /// Another message with the same key came shortly before, with another body: a sender that gives out a control id twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reused_key: bool,
+    /// The time in its header lies further back than its source believes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale_timestamp: bool,
     /// The message that was run again to make this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reprocess_of: Option<MessageId>,

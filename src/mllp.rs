@@ -1,6 +1,7 @@
 //! MLLP framing without I/O: bytes in, events out.
 //!
-//! A frame is `0B` content `1C 0D` (MLLP release 1, HL7 v2 transport specification). Design constraints:
+//! A frame is `0B` content `1C 0D` (MLLP, HL7 v2 transport specification), or what a [`Framing`] puts in the place of these bytes.
+//! Design constraints:
 //! - Memory is bounded: what is kept of an unfinished frame never exceeds the cap, give or take one read; what lies outside of
 //!   frames is not kept at all.
 //! - Every byte is looked at once, also when they come one by one.
@@ -16,13 +17,15 @@ use std::fmt;
 use bytes::buf::Limit;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+mod framing;
 mod protocol;
 
+pub use framing::{ACK, Framing, NAK};
 pub use protocol::Protocol;
 
-/// Starts a frame.
+/// Starts a frame of MLLP.
 pub const START: u8 = 0x0b;
-/// Ends a frame, together with a carriage return.
+/// Ends a frame of MLLP, together with a carriage return.
 pub const END: u8 = 0x1c;
 const CR: u8 = b'\r';
 const LF: u8 = b'\n';
@@ -86,18 +89,12 @@ pub struct Unframeable {
     pub byte: u8,
 }
 
-/// Frames content, ready for one write.
+/// Frames content as MLLP does, ready for one write.
 ///
-/// Refuses every `0B` and `1C`, though a single `1C` would come through here: half of the receivers that we probed cut there.
+/// # Errors
+/// [`Unframeable`] at every `0B` and `1C`.
 pub fn encode(content: &[u8]) -> Result<Bytes, Unframeable> {
-    if let Some(at) = memchr::memchr2(START, END, content) {
-        return Err(Unframeable { at, byte: content[at] });
-    }
-    let mut frame = BytesMut::with_capacity(content.len() + 3);
-    frame.put_u8(START);
-    frame.put_slice(content);
-    frame.put_slice(&[END, CR]);
-    Ok(frame.freeze())
+    Framing::default().encode(content)
 }
 
 /// Takes content out of its frame again, without a copy: the inverse of [`encode`].
@@ -129,6 +126,7 @@ pub struct Decoder {
     /// White space in the present gap.
     blank: usize,
     max_frame_bytes: usize,
+    framing: Framing,
 }
 
 /// What a frame's bytes say about its end.
@@ -144,7 +142,13 @@ enum Found {
 impl Decoder {
     /// A decoder for one connection, for frames with at most so much content.
     pub fn new(max_frame_bytes: usize) -> Decoder {
-        Decoder { buffer: BytesMut::new(), state: State::Opening, scanned: 0, junk: 0, blank: 0, max_frame_bytes }
+        Decoder::framed(max_frame_bytes, Framing::default())
+    }
+
+    /// The same for frames that other bytes make.
+    pub fn framed(max_frame_bytes: usize, framing: Framing) -> Decoder {
+        let buffer = BytesMut::new();
+        Decoder { buffer, state: State::Opening, scanned: 0, junk: 0, blank: 0, max_frame_bytes, framing }
     }
 
     /// Room for the next read.
@@ -152,7 +156,16 @@ impl Decoder {
         /// Smaller room than this is not worth a read.
         const MIN_BYTES: usize = 4 << 10;
         if self.buffer.capacity() - self.buffer.len() < MIN_BYTES {
-            self.buffer.reserve(2 * MIN_BYTES);
+            // Doubling until the end would take up to four times the cap: what is there is copied, and room is taken for more than
+            // can come. So it is grown once to all that an unfinished frame can need; what is not written to costs no memory.
+            let most = self.max_frame_bytes.saturating_add(READ_BYTES);
+            if self.buffer.capacity() >= most / 16 && self.buffer.len() + MIN_BYTES <= most {
+                let mut room = BytesMut::with_capacity(most);
+                room.extend_from_slice(&self.buffer);
+                self.buffer = room;
+            } else {
+                self.buffer.reserve(2 * MIN_BYTES);
+            }
         }
         (&mut self.buffer).limit(READ_BYTES)
     }
@@ -187,10 +200,7 @@ impl Decoder {
         let state = std::mem::replace(&mut self.state, State::Over);
         match state {
             State::Frame => {
-                let content = match &rest[..] {
-                    [content @ .., END, LF] | [content @ .., END] => content.len(),
-                    _ => return Some(Event::Incomplete(rest.len())),
-                };
+                let Some(content) = self.up_to_end(&rest) else { return Some(Event::Incomplete(rest.len())) };
                 Some(if content == 0 { Event::Empty } else { Event::Frame(rest.slice(..content)) })
             }
             State::Opening if !rest.is_empty() => Some(Event::Junk(rest.len())),
@@ -205,7 +215,15 @@ impl Decoder {
 
     /// Whether an unfinished frame has come to an end byte, so that only the carriage return is missing.
     pub fn awaits_return(&self) -> bool {
-        self.in_frame() && matches!(&self.buffer[..], [.., END] | [.., END, LF])
+        self.in_frame() && self.up_to_end(&self.buffer).is_some()
+    }
+
+    /// The length of the content where nothing but the last byte of a frame is missing, or is a line feed.
+    fn up_to_end(&self, frame: &[u8]) -> Option<usize> {
+        match frame {
+            [content @ .., end, LF] | [content @ .., end] if *end == self.framing.end => Some(content.len()),
+            _ => None,
+        }
     }
 
     /// The bytes held of what is unfinished.
@@ -219,7 +237,11 @@ impl Decoder {
         let blank = self.buffer.iter().take(tolerated).take_while(|byte| is_blank(**byte)).count();
         self.blank += blank;
         self.buffer.advance(blank);
-        match protocol::recognize(&self.buffer) {
+        let guess = match self.buffer.first() {
+            Some(first) if *first == self.framing.start => protocol::Guess::None,
+            _ => protocol::recognize(&self.buffer),
+        };
+        match guess {
             protocol::Guess::Is(protocol) => {
                 self.give_up();
                 return Some(Event::WrongProtocol(protocol));
@@ -232,7 +254,7 @@ impl Decoder {
 
     /// Skips to the next start byte.
     fn gap(&mut self) -> Option<Event> {
-        let start = memchr::memchr(START, &self.buffer);
+        let start = memchr::memchr(self.framing.start, &self.buffer);
         let end = start.unwrap_or(self.buffer.len());
         let blank = self.buffer[..end].iter().filter(|byte| is_blank(**byte)).count();
         let tolerated = blank.min(MAX_BLANK_BYTES - self.blank);
@@ -257,7 +279,7 @@ impl Decoder {
 
     /// Looks for the end of the frame.
     fn frame(&mut self) -> Option<Event> {
-        let found = find_end(&self.buffer, self.scanned);
+        let found = find_end(&self.buffer, self.scanned, self.framing);
         let content = match found {
             Found::End { content, .. } | Found::Start(content) | Found::Unfinished(content) => content,
         };
@@ -293,16 +315,18 @@ impl Decoder {
 }
 
 /// Looks for a frame's end in its bytes, of which those before `from` are known to be content.
-fn find_end(bytes: &[u8], mut from: usize) -> Found {
-    while let Some(offset) = memchr::memchr2(START, END, &bytes[from..]) {
+fn find_end(bytes: &[u8], mut from: usize, framing: Framing) -> Found {
+    let Framing { start, end, after } = framing;
+    while let Some(offset) = memchr::memchr2(start, end, &bytes[from..]) {
         let at = from + offset;
-        if bytes[at] == START {
+        if bytes[at] == start {
             return Found::Start(at);
         }
+        let Some(after) = after else { return Found::End { content: at, frame: at + 1 } };
         match &bytes[at + 1..] {
-            [CR, ..] => return Found::End { content: at, frame: at + 2 },
-            [START, ..] => return Found::End { content: at, frame: at + 1 },
-            [LF, START, ..] => return Found::End { content: at, frame: at + 2 },
+            [next, ..] if *next == after => return Found::End { content: at, frame: at + 2 },
+            [next, ..] if *next == start => return Found::End { content: at, frame: at + 1 },
+            [LF, next, ..] if *next == start => return Found::End { content: at, frame: at + 2 },
             [] | [LF] => return Found::Unfinished(at),
             _ => from = at + 1,
         }

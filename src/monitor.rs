@@ -32,6 +32,8 @@ counters! {
     repeated,
     /// Messages whose sender had given out their control id before, for another content.
     reused_keys,
+    /// Messages whose time lies further back than their source believes.
+    stale,
     /// Messages that the journal could not take: their senders were told to send them again.
     not_stored,
     /// Messages that a filter held back.
@@ -50,6 +52,8 @@ counters! {
     connections_not_allowed,
     /// Connections on which no TLS came about.
     handshakes_failed,
+    /// Connections on which a peer spoke another protocol.
+    wrong_protocol,
     /// Bytes outside of any frame, skipped.
     junk_bytes,
     /// Frames given up: too large, too slow, or the connection ended within them.

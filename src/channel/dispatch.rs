@@ -4,12 +4,12 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{self, Table};
+use crate::config::{self, Rate, Table};
 use crate::destination::{DestinationKind, Rules};
 use crate::expr::Expression;
 
 /// Keys of a destination that are read here.
-const KEYS: &[&str] = &["order_by", "parallel", "on_poison"];
+const KEYS: &[&str] = &["order_by", "parallel", "on_poison", "rate"];
 /// How many deliveries of different orders are under way at once where the file does not say.
 const PARALLEL: usize = 4;
 /// … and at most.
@@ -36,6 +36,8 @@ pub struct Dispatch {
     pub parallel: usize,
     /// What a dead letter does to what comes after it.
     pub on_poison: OnPoison,
+    /// So many attempts are begun in which time, at most.
+    pub rate: Option<Rate>,
     /// What becomes of a delivery after which fault.
     pub on: Rules,
 }
@@ -47,13 +49,16 @@ pub(super) struct DispatchKeys {
     /// Deliveries for which this gives the same keep their order; the others may overtake them. Evaluated after the
     /// destination's own steps, as in "msg['PID-3.1']". Not given: all leave in order of arrival, one at a time.
     order_by: Option<Expression>,
-    /// How many deliveries may be under way at once, each on a connection of its own: at most 64. Default 4; needs `order_by`.
-    #[schemars(with = "Option<u32>")]
+    /// How many deliveries may be under way at once, each on a connection of its own: at most 64. Needs `order_by`.
+    #[schemars(with = "Option<u32>", extend("default" = PARALLEL))]
     parallel: Option<Spanned<u32>>,
     /// What a dead letter does to what comes after it: "block" (all wait until somebody retries or cancels it; the default
     /// without `order_by`), "hold_key" (those with the same key wait; the default with it), "dead_letter" (nothing).
     #[schemars(with = "Option<OnPoison>")]
     on_poison: Option<Spanned<OnPoison>>,
+    /// How many messages may leave in which time, as in "50/s" or "10/m", evenly spread; further attempts at one count, too. All
+    /// that are under way at once share it. Without it, as fast as the peer takes them.
+    rate: Option<Rate>,
 }
 
 impl Dispatch {
@@ -81,6 +86,7 @@ impl Dispatch {
             order_by: keys.order_by,
             parallel: if is_keyed { parallel } else { 1 },
             on_poison: keys.on_poison.map_or(by_default, Spanned::into_inner),
+            rate: keys.rate,
             on: rules.unwrap_or_default(),
         })
     }

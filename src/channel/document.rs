@@ -38,7 +38,12 @@ pub(super) struct Head {
     /// What the channel is for.
     description: Option<String>,
     /// `false` keeps the channel out of service.
-    enabled: Option<bool>,
+    #[serde(default = "yes")]
+    enabled: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Several channel files, read together.
@@ -233,7 +238,7 @@ fn channel(root: Spanned<DeTable<'_>>, file: &Arc<SourceFile>) -> Option<Channel
         action: head.action.map(Spanned::into_inner),
         lab: head.lab,
         description: head.description,
-        enabled: head.enabled.unwrap_or(true),
+        enabled: head.enabled,
         source_kind,
         source,
         transformer,

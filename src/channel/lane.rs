@@ -13,6 +13,7 @@
 
 mod attempt;
 mod judge;
+mod pace;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use self::judge::{Policy, Verdict};
+use self::pace::Pace;
 pub use self::status::{HeldBy, LaneStatus};
 use self::waits::Waits;
 use self::window::{Gate, Window};
@@ -142,6 +144,7 @@ struct Ended {
     started_at: Timestamp,
     began: Instant,
     result: Result<Delivered, SendError>,
+    to: Option<String>,
     answered: Option<Answered>,
 }
 
@@ -163,6 +166,7 @@ struct Dispatcher {
     /// Times in the window are lane time.
     window: Window,
     waits: Waits,
+    pace: Pace,
     /// What the window does not know of yet.
     seen: (u64, u64),
     is_stale: bool,
@@ -191,6 +195,7 @@ impl Dispatcher {
             policy: Policy { rules: dispatch.on.clone(), retry: *retry, on_poison: dispatch.on_poison },
             window: Window::new(keyed, parallel),
             waits: Waits::new(retry.longest.get()),
+            pace: Pace::new(dispatch.rate),
             connectors: (0..parallel).map(|_| None).collect(),
             seen: (0, 0),
             is_stale: false,
@@ -293,8 +298,9 @@ impl Dispatcher {
 
     /// Begins attempts at all that may leave now.
     fn dispatch(&mut self) -> Result<(), JournalError> {
-        while self.unsynced() < UNSYNCED {
+        while self.unsynced() < UNSYNCED && self.pace.wait(Instant::now()).is_zero() {
             let Some((queued, read_at)) = self.window.next(self.waits.now(), self.gate()) else { break };
+            self.pace.begins(Instant::now());
             let place = queued.sequence;
             if let Err(error) = self.begin(queued, read_at) {
                 self.window.back(place, None, Instant::now());
@@ -329,15 +335,16 @@ impl Dispatcher {
                 let (lane, spec, at) = (self.lane.clone(), self.spec.clone(), self.at);
                 self.attempts.push(Box::pin(async move {
                     let (connector, result) = lane.attempt(connector, &spec, at, &queued.id, &outgoing).await;
+                    let to = connector.as_ref().and_then(|connector| connector.used());
                     let answered = connector.as_ref().and_then(|connector| connector.answered());
-                    Ended { connector, queued, started_at, began, result, answered }
+                    Ended { connector, queued, started_at, began, result, to, answered }
                 }));
                 Ok(())
             }
             // What cannot be read any more is a dead letter: it is seen, and the lane goes on.
             Err(error @ (JournalError::Damaged { .. } | JournalError::Removed { .. })) => {
                 let result = Err(SendError::new(FaultClass::Damaged, error.to_string()));
-                self.settle(Ended { connector, queued, started_at, began, result, answered: None });
+                self.settle(Ended { connector, queued, started_at, began, result, to: None, answered: None });
                 Ok(())
             }
             Err(error) => {
@@ -371,12 +378,19 @@ impl Dispatcher {
             .next_due(self.gate())
             .filter(|_| !is_full)
             .map(|due| Duration::try_from(due.duration_since(self.waits.now())).unwrap_or(Duration::ZERO));
-        [waits, due, self.gathering_time()].into_iter().flatten().min().unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+        let paced = Some(self.pace.wait(Instant::now())).filter(|wait| !wait.is_zero());
+        let due = due.map(|due| due.max(paced.unwrap_or_default()));
+        [waits, due, paced, self.gathering_time()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(LONGEST_SLEEP)
+            .min(LONGEST_SLEEP)
     }
 
     /// Judges an attempt and hands it to the journal.
     fn settle(&mut self, ended: Ended) {
-        let Ended { connector, queued, started_at, began, result, answered } = ended;
+        let Ended { connector, queued, started_at, began, result, to, answered } = ended;
         self.connectors.push(connector);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let attempt = Attempt {
@@ -387,6 +401,7 @@ impl Dispatcher {
             error: None,
             counted: true,
             holds: false,
+            to,
             answered,
             response: None,
         };

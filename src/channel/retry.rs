@@ -37,10 +37,11 @@ pub(super) struct RetryKeys {
     /// After so many tries the delivery is a dead letter. Not given: it is tried for ever.
     #[schemars(with = "Option<u32>")]
     attempts: Option<Spanned<u32>>,
-    /// Upper bound of the wait after the first failure; doubles with every further one. Default "10s".
-    #[schemars(with = "Option<Duration>")]
+    /// Upper bound of the wait after the first failure; doubles with every further one.
+    #[schemars(with = "Option<Duration>", extend("default" = Retry::default().first))]
     first: Option<Spanned<Duration>>,
-    /// Upper bound of every wait. Default "5m".
+    /// Upper bound of every wait.
+    #[schemars(extend("default" = Retry::default().longest))]
     longest: Option<Duration>,
     /// A delivery that fails when its message was received longer ago than this is a dead letter. Also the time counts in which
     /// the destination was paused or others were in front; the last try is made when the age is reached. Not given: it may grow

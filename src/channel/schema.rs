@@ -25,14 +25,30 @@ pub fn json_schema() -> Value {
     properties.insert("destination".into(), destinations());
     properties.insert("retry".into(), value_of(schema_generator().into_root_schema_for::<RetryKeys>()));
     properties.insert("test".into(), tests());
-    json!({
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Labwire channel",
         "type": "object",
         "properties": properties,
         "required": ["name", "source", "destination"],
         "additionalProperties": false,
-    })
+    });
+    leave_out_nothings(&mut schema);
+    schema
+}
+
+/// Takes out defaults that say nothing: an option that is not given is not given.
+fn leave_out_nothings(schema: &mut Value) {
+    match schema {
+        Value::Object(entries) => {
+            entries.retain(|key, value| {
+                key != "default" || !(value.is_null() || *value == json!({}) || *value == json!([]))
+            });
+            entries.values_mut().for_each(leave_out_nothings);
+        }
+        Value::Array(items) => items.iter_mut().for_each(leave_out_nothings),
+        _ => {}
+    }
 }
 
 fn tests() -> Value {
@@ -95,8 +111,10 @@ fn rules(faults: &[&str]) -> Value {
     let known = FAULTS.iter().filter(|fault| faults.contains(&fault.word));
     let properties: Map<String, Value> = known
         .map(|fault| {
-            let description = format!("When {}. Default \"{}\".", fault.what, fault.then.as_str());
-            (fault.word.to_owned(), json!({ "enum": Disposition::words(), "description": description }))
+            let description = format!("When {}.", fault.what);
+            let option =
+                json!({ "enum": Disposition::words(), "description": description, "default": fault.then.as_str() });
+            (fault.word.to_owned(), option)
         })
         .collect();
     json!({

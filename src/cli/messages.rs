@@ -145,7 +145,7 @@ fn row(message: &Summary) -> String {
     let deliveries: Vec<String> =
         message.deliveries.iter().map(|delivery| format!("{}: {}", delivery.destination, delivery.state)).collect();
     format!(
-        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}{}",
+        "{}  {:.19}Z  {:<9} {:<20} {:<10} {}{}{}{}",
         message.id,
         message.received_at.to_string(),
         message.state,
@@ -153,6 +153,7 @@ fn row(message: &Summary) -> String {
         kind,
         deliveries.join(", "),
         if message.origin.reused_key { "  (reused control id)" } else { "" },
+        if message.origin.stale_timestamp { "  (stale timestamp)" } else { "" },
         if message.content_removed.is_some() { "  (content removed)" } else { "" }
     )
     .trim_end()
@@ -202,6 +203,9 @@ pub(super) fn story(view: &MessageView, content: bool) -> String {
     if summary.origin.reused_key {
         lines.push("  its control id came shortly before with another content".to_owned());
     }
+    if summary.origin.stale_timestamp {
+        lines.push("  the time in its header lies further back than its source believes".to_owned());
+    }
     let refs: Vec<String> = summary.refs.iter().map(|entry| format!("{} {}", entry.kind, entry.value)).collect();
     if !refs.is_empty() && content {
         lines.push(format!("  refs: {}", refs.join(", ")));
@@ -245,7 +249,11 @@ fn push_delivery(lines: &mut Vec<String>, delivery: &DeliveryView, content: bool
     for tried in &delivery.tries {
         let attempt = &tried.attempt;
         let error = attempt.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
-        lines.push(format!("     {}  {} after {} ms{error}", attempt.started_at, attempt.state, attempt.duration_ms));
+        let to = attempt.to.as_ref().map_or(String::new(), |to| format!(" to {to}"));
+        lines.push(format!(
+            "     {}  {}{to} after {} ms{error}",
+            attempt.started_at, attempt.state, attempt.duration_ms
+        ));
         push_content(lines, tried.response.as_ref().filter(|_| content));
     }
 }

@@ -79,8 +79,12 @@ enum Command {
     /// Make what logins need
     #[command(subcommand)]
     Key(key::Key),
-    /// Print the JSON Schema of channel files
-    Schema,
+    /// Print the JSON Schema of channel files, or their options as tables
+    Schema {
+        /// How to print
+        #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]
+        format: SchemaFormat,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -97,6 +101,15 @@ enum OutputFormat {
     Json,
 }
 
+/// How to print what channel files may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SchemaFormat {
+    /// JSON Schema, for editors.
+    Json,
+    /// Tables in Markdown, for people: `docs/options.md`.
+    Markdown,
+}
+
 /// Reads the arguments and does what they say.
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
@@ -111,7 +124,11 @@ pub fn main() -> ExitCode {
         Command::Channels(command) => command.run(),
         Command::Actions(command) => command.run(),
         Command::Key(command) => command.run(),
-        Command::Schema => print_json(&crate::channel::json_schema()),
+        Command::Schema { format: SchemaFormat::Json } => print_json(&crate::channel::json_schema()),
+        Command::Schema { format: SchemaFormat::Markdown } => {
+            print(&crate::channel::options_in_markdown());
+            ExitCode::Done
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "labwire", &mut script);

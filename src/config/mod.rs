@@ -20,7 +20,7 @@ pub use resource::{Resource, SharedPath};
 pub use secret::{PlacedSecret, Secret};
 pub(crate) use table::unknown_word;
 pub use table::{Entry, Table};
-pub use values::{ByteSize, Duration, HostPort, Listen};
+pub use values::{ByteSize, Duration, HostPort, Listen, Rate};
 pub(crate) use values::{more_than, parsed, time_limit};
 pub(crate) use web::target;
 pub use web::{WebOrigin, WebUrl, is_public};

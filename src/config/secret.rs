@@ -168,6 +168,7 @@ impl JsonSchema for Secret {
     /// No `type`: a literal string must reach [`Secret::deserialize`], which says why it is refused.
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
+            "title": "secret",
             "description": "A reference to a secret: { env = \"NAME\" } or { file = \"path\" }. Never the secret itself.",
             "properties": {
                 "env": { "type": "string", "description": "An environment variable of the engine." },

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Spanned;
 
 use super::report;
@@ -94,6 +94,56 @@ impl ByteSize {
     }
 }
 
+/// How often something may happen, written `"50/s"`, `"10/m"` or `"100/h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    count: u32,
+    period: Duration,
+}
+
+impl Rate {
+    /// The time from one to the next.
+    pub fn interval(self) -> std::time::Duration {
+        self.period.get() / self.count
+    }
+
+    fn parse(text: &str) -> Option<Rate> {
+        let (count, unit) = text.split_once('/')?;
+        let period = Duration::from_secs(match unit.trim() {
+            "s" => 1,
+            "m" | "min" => 60,
+            "h" => 3600,
+            _ => return None,
+        });
+        count.trim().parse().ok().filter(|count| *count > 0).map(|count| Rate { count, period })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.period.get().as_secs() {
+            1 => "s",
+            60 => "m",
+            _ => "h",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB"), (0, "B")];
+        let (shift, unit) = units.into_iter().find(|(shift, _)| self.0.trailing_zeros() >= *shift).unwrap_or((0, "B"));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 fn split_number(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     Some((text[..digits].parse().ok()?, text[digits..].trim_start()))
@@ -109,7 +159,8 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    fn parse(text: &str) -> Result<HostPort, &'static str> {
+    /// Reads `host:port`; the error is help.
+    pub(crate) fn parse(text: &str) -> Result<HostPort, &'static str> {
         let (host, port) = text.rsplit_once(':').ok_or("write host and port, as in \"mirth.example:6661\"")?;
         if host.is_empty() || host.contains(['/', ' ', '@']) || (host.contains(':') && !host.starts_with('[')) {
             return Err("write host and port, as in \"mirth.example:6661\" or \"[::1]:6661\"");
@@ -181,7 +232,14 @@ pub(crate) fn time_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<D
 }
 
 macro_rules! string_value {
-    ($type:ident, $stand_in:expr, $parse:expr, $description:literal) => {
+    ($type:ident, $title:literal, $stand_in:expr, $parse:expr, $description:literal) => {
+        /// As it is written, so that schemas show defaults.
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
                 parsed(deserializer, $stand_in, $parse)
@@ -194,7 +252,7 @@ macro_rules! string_value {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "description": $description })
+                json_schema!({ "type": "string", "title": $title, "description": $description })
             }
         }
     };
@@ -202,6 +260,7 @@ macro_rules! string_value {
 
 string_value!(
     Duration,
+    "duration",
     Duration::from_secs(1),
     |text| Duration::parse(text).ok_or_else(|| {
         (format!("`{text}` is not a duration"), "a whole number and ms, s, m, h or d, as in \"30s\"".to_owned())
@@ -210,6 +269,7 @@ string_value!(
 );
 string_value!(
     ByteSize,
+    "size",
     ByteSize(1),
     |text| ByteSize::parse(text).ok_or_else(|| {
         (format!("`{text}` is not a size"), "a whole number and B, KiB, MiB or GiB, as in \"16MiB\"".to_owned())
@@ -217,13 +277,24 @@ string_value!(
     "A number of bytes: \"512KiB\", \"16MiB\"."
 );
 string_value!(
+    Rate,
+    "rate",
+    Rate { count: 1, period: Duration::from_secs(1) },
+    |text| Rate::parse(text).ok_or_else(|| {
+        (format!("`{text}` is not a rate"), "a number and s, m or h, as in \"50/s\" or \"10/m\"".to_owned())
+    }),
+    "How many in which time: \"50/s\", \"10/m\", \"100/h\"."
+);
+string_value!(
     HostPort,
+    "host:port",
     HostPort { host: "invalid".to_owned(), port: 1 },
     |text| HostPort::parse(text).map_err(|help| (format!("`{text}` is not an address to connect to"), help.to_owned())),
     "Host and port: \"mirth.example:6661\"."
 );
 string_value!(
     Listen,
+    "address:port",
     Listen(SocketAddr::from(([127, 0, 0, 1], 0))),
     |text| Listen::parse(text).map_err(|help| (format!("`{text}` is not an address to listen on"), help.to_owned())),
     "An address of this machine and a port: \"0.0.0.0:2575\"; port 0 picks a free one."
@@ -262,9 +333,23 @@ mod tests {
             [("16MiB", Some(16 << 20)), ("512KiB", Some(512 << 10)), ("10B", Some(10)), ("1 GiB", Some(1 << 30))]
         {
             assert_eq!(ByteSize::parse(text).map(ByteSize::bytes), bytes, "{text}");
+            assert_eq!(ByteSize::parse(text).map(|size| size.to_string()), Some(text.replace(' ', "")));
         }
         for text in ["", "16", "MiB", "16mib", "-1B", "99999999999GiB"] {
             assert_eq!(ByteSize::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, millis) in
+            [("50/s", Some(20)), ("1/m", Some(60_000)), ("30 / m", Some(2_000)), ("2/h", Some(1_800_000))]
+        {
+            assert_eq!(Rate::parse(text).map(|rate| rate.interval().as_millis()), millis, "{text}");
+            assert_eq!(Rate::parse(text).map(|rate| rate.to_string()), Some(text.replace(' ', "")));
+        }
+        for text in ["", "50", "/s", "0/s", "-1/s", "1/d", "1.5/s", "99999999999/s"] {
+            assert_eq!(Rate::parse(text), None, "{text}");
         }
     }
 

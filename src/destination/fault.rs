@@ -83,6 +83,8 @@ pub enum FaultClass {
     Ar,
     /// Commit reject: MSA-1 is CR.
     Cr,
+    /// Negative commit acknowledgement of MLLP release 2.
+    Nak,
     /// An HTTP status that is no success.
     Status(u16),
     /// No fault: the destination has it, and is still at work. It is asked again later; the attempt does not count.
@@ -145,6 +147,7 @@ pub const FAULTS: &[Fault] = &[
     fault("CE", Disposition::Retry, false, "the peer answered CE: commit error"),
     fault("AR", Disposition::Dead, false, "the peer answered AR: application reject"),
     fault("CR", Disposition::Dead, false, "the peer answered CR: commit reject"),
+    fault("NAK", Disposition::Retry, false, "the peer answered NAK: it could not keep the message (MLLP release 2)"),
     fault("3xx", Disposition::Pause, true, "the address has moved"),
     fault("401", Disposition::Pause, true, "the peer refuses the login"),
     fault("403", Disposition::Pause, true, "the peer says that this login may not do that"),
@@ -188,6 +191,7 @@ impl FaultClass {
             FaultClass::Ce => "CE",
             FaultClass::Ar => "AR",
             FaultClass::Cr => "CR",
+            FaultClass::Nak => "NAK",
             FaultClass::Pending => "pending",
             FaultClass::Temporary => "temporary",
             FaultClass::Permanent => "permanent",

@@ -21,7 +21,7 @@ use crate::message::{Format, Message, MessageId, Origin};
 
 /// Keys that every destination has beside its own, for "did you mean".
 pub(crate) const COMMON_KEYS: &[&str] =
-    &["type", "when", "transformer", "charset", "retry", "on", "on_poison", "order_by", "parallel"];
+    &["type", "when", "transformer", "charset", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
 
 mod channel;
 mod email;
@@ -115,6 +115,11 @@ pub trait Destination: Send {
     /// Tries once. Cancel-safe: when the future is dropped, the connection is thrown away and nothing half-sent stays under a
     /// final name.
     async fn send(&mut self, outgoing: &Outgoing) -> Result<Delivered, SendError>;
+
+    /// Which of several addresses the last attempt used; none where there is one only, or none was reached.
+    fn used(&self) -> Option<String> {
+        None
+    }
 
     /// How the peer answered the last attempt beside the content of its answer, where its protocol has such a thing.
     fn answered(&self) -> Option<Answered> {

@@ -246,7 +246,7 @@ impl JsonSchema for Expression {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "An expression: \"msg['MSH-9.1'] == 'ORU'\"." })
+        json_schema!({ "type": "string", "title": "expression", "description": "An expression: \"msg['MSH-9.1'] == 'ORU'\"." })
     }
 }
 
@@ -256,6 +256,6 @@ impl JsonSchema for Template {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "description": "Text with expressions in it: \"{{ msg['PID-5.1'] | upper }}\"." })
+        json_schema!({ "type": "string", "title": "template", "description": "Text with expressions in it: \"{{ msg['PID-5.1'] | upper }}\"." })
     }
 }

@@ -119,7 +119,7 @@ macro_rules! path_template {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "description": $description })
+                json_schema!({ "type": "string", "title": "template", "description": $description })
             }
         }
     };

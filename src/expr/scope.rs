@@ -123,6 +123,7 @@ pub(super) const META: &[&str] = &[
     "parent",
     "reprocess_of",
     "reused_key",
+    "stale_timestamp",
     "asked_by",
     "reason",
 ];
@@ -153,6 +154,7 @@ mod tests {
                 destination: "d".to_owned(),
             })),
             reused_key: true,
+            stale_timestamp: true,
             reprocess_of: Some(id),
             asked_by: Some("x".into()),
             reason: Some("x".into()),

@@ -235,6 +235,12 @@ impl Charset {
     /// # Errors
     /// The 1-based position of the first character that this set does not have.
     pub fn encode<'t>(&self, text: &'t str) -> Result<Cow<'t, [u8]>, usize> {
+        // An escape would begin what is not ASCII any more.
+        if matches!(self.0, Kind::Unreadable(_))
+            && let Some(at) = text.chars().position(|c| c == '\u{1b}')
+        {
+            return Err(at + 1);
+        }
         if text.is_ascii() || self.0 == Kind::Table(UTF_8) {
             return Ok(Cow::Borrowed(text.as_bytes()));
         }
@@ -298,10 +304,25 @@ fn from_table(encoding: &'static Encoding, text: &str) -> Result<Vec<u8>, usize>
     let mut encoder = encoding.new_encoder();
     let mut bytes =
         Vec::with_capacity(encoder.max_buffer_length_from_utf8_without_replacement(text.len()).unwrap_or(text.len()));
-    match encoder.encode_from_utf8_to_vec_without_replacement(text, &mut bytes, true) {
-        (EncoderResult::InputEmpty, _) => Ok(bytes),
-        (_, read) => Err(text.get(..read).map_or(1, |read| read.chars().count().max(1))),
+    let refused = match encoder.encode_from_utf8_to_vec_without_replacement(text, &mut bytes, true) {
+        (EncoderResult::InputEmpty, _) => None,
+        (_, read) => Some(text.get(..read).map_or(1, |read| read.chars().count().max(1))),
+    };
+    match replaced(encoding, text, &bytes).or(refused) {
+        Some(position) => Err(position),
+        None => Ok(bytes),
     }
+}
+
+/// The 1-based position of the first character that was written as another one. WHATWG's encoders do that: in EUC-JP and Shift_JIS
+/// a yen sign becomes HL7's escape character, an overline `~`, a minus sign the wide one; in GB 18030 some characters for private
+/// use become those that were given a place later.
+fn replaced(encoding: &'static Encoding, text: &str, bytes: &[u8]) -> Option<usize> {
+    if encoding.is_single_byte() {
+        return None;
+    }
+    let Ok(again) = table(encoding, bytes) else { return Some(1) };
+    text.chars().zip(again.chars()).position(|(c, again)| c != again).map(|at| at + 1)
 }
 
 #[cfg(test)]
@@ -398,13 +419,32 @@ mod tests {
             ("ASCII", "é", 1),
             ("windows-1252", "aЖЖ", 2),
             ("Shift_JIS", "ab\u{e9}", 3),
+            ("Shift_JIS", "ソ\u{a5}100", 2),
+            ("Shift_JIS", "\u{e9}\u{203e}", 1),
+            ("EUC-JP", "a\u{203e}\u{e9}", 2),
+            ("EUC-JP", "\u{2212}", 1),
+            ("GB18030", "駖\u{e78d}", 2),
             ("BIG-5", "ab\u{20ac}\u{1f600}", 4),
         ] {
             assert_eq!(Charset::named(name).unwrap().encode(text), Err(position), "{name}");
         }
         let unreadable = Charset::named("ISO IR87").unwrap();
         assert!(unreadable.decode(b"\x1b$B!<\x1b(B").is_err());
+        assert_eq!(unreadable.encode("a\u{1b}$B"), Err(2));
         assert!(!unreadable.is_readable());
+    }
+
+    #[test]
+    fn no_character_is_written_as_another() {
+        for name in ["EUC-JP", "Shift_JIS", "GB18030", "BIG-5", "EUC-KR", "8859/15", "windows-1252"] {
+            let charset = Charset::named(name).unwrap();
+            for c in '\0'..='\u{ffff}' {
+                let text = c.to_string();
+                if let Ok(bytes) = charset.encode(&text) {
+                    assert_eq!(charset.decode(&bytes).as_deref(), Ok(text.as_str()), "{name}: U+{:04X}", u32::from(c));
+                }
+            }
+        }
     }
 
     #[test]

@@ -304,6 +304,9 @@ pub struct Attempt {
     /// A dead letter that holds up what comes after it in its order, until somebody retries or cancels it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub holds: bool,
+    /// Which of several addresses it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// How the peer answered, beside the content of its answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<Answered>,

@@ -203,6 +203,7 @@ async fn child() {
                         error: None,
                         counted: true,
                         holds: false,
+                        to: None,
                         answered: None,
                         response: None,
                     };

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
+use super::tcp;
+use super::tls::{Client, Stream, TlsError};
 use crate::config::HostPort;
 
 /// Why no connection came about.
@@ -19,6 +21,30 @@ pub(crate) enum DialError {
     NotConnected(io::Error),
     /// No connection in time.
     Timeout,
+}
+
+/// Why there is no connection, with TLS where that is meant.
+#[derive(Debug)]
+pub(crate) enum ConnectError {
+    /// None at all.
+    Dial(DialError),
+    /// Connected, but no TLS came about in time.
+    HandshakeTimeout,
+    /// Connected, but no TLS came about.
+    Tls(TlsError),
+}
+
+/// Connects to the peer that a channel file names, which may mean any address.
+pub(crate) async fn connect(at: &HostPort, deadline: Instant, tls: Option<&Client>) -> Result<Stream, ConnectError> {
+    let stream = dial(at, deadline, |_| true).await.map_err(ConnectError::Dial)?;
+    tcp::tune(&stream);
+    match tls {
+        Some(tls) => match timeout_at(deadline, tls.connect(stream, &at.host)).await {
+            Ok(connected) => connected.map_err(ConnectError::Tls),
+            Err(_) => Err(ConnectError::HandshakeTimeout),
+        },
+        None => Ok(Stream::Plain(stream)),
+    }
 }
 
 /// Connects to the first address of a name that is allowed and answers. One that keeps silent does not use up the time of those

@@ -2,6 +2,7 @@
 
 pub(crate) mod dial;
 pub mod drop;
+pub(crate) mod framing;
 pub(crate) mod http;
 pub mod networks;
 pub mod ssh;

@@ -1,7 +1,7 @@
 //! When a source acknowledges: the options that `mllp` and `http` have in common.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::Until;
@@ -11,7 +11,7 @@ use crate::config::{Duration, report};
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When a message is acknowledged.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckWhen {
     /// As soon as the message is on disk.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::config::{Duration, parsed};
 
@@ -29,6 +29,15 @@ impl DuplicateWindow {
             }
             Some(window) => Ok(DuplicateWindow(Some(window))),
             None => Err((format!("`{text}` is not a duration"), help())),
+        }
+    }
+}
+
+impl Serialize for DuplicateWindow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(window) => window.serialize(serializer),
+            None => serializer.serialize_str("off"),
         }
     }
 }

@@ -41,7 +41,7 @@ struct Options {
     otherwise: Otherwise,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Otherwise {
     /// The message fails, and is shown as errored.

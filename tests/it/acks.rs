@@ -95,6 +95,24 @@ fn delivered_passes_on_what_the_receiver_said() {
     assert_eq!(short(&client.send(&message("no")).unwrap()), "AA/no");
 }
 
+/// MLLP release 2: the frame is answered for when it is on disk, the message when it is delivered.
+#[test]
+fn delivered_waits_after_the_commit() {
+    let peer = MllpServer::start();
+    let rig = delivered(&peer, "release = 2\nack_timeout = \"30s\"");
+    peer.answer_with("AE");
+    let mut client = connect(&rig);
+    let read = |client: &mut MllpClient| client.read().unwrap();
+    client.write(&frame(&message("1"))).unwrap();
+    assert_eq!(read(&mut client), "\x06");
+    assert!(client.is_silent(Duration::from_millis(200)), "it is not delivered yet");
+    peer.answer_with("AA");
+    let answer = read(&mut client);
+    assert_eq!(short(&answer), "AA/1");
+    client.write(&[frame(b"\x06"), frame(&message("1"))].concat()).unwrap();
+    assert_eq!([read(&mut client), read(&mut client)], ["\x06", &answer], "the same again: both again");
+}
+
 #[test]
 fn delivered_waits_across_retries_but_not_for_ever() {
     let peer = MllpServer::start();

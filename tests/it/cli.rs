@@ -75,8 +75,20 @@ fn the_schema_is_a_json_schema_and_is_the_one_in_the_repository() {
     assert_eq!(code, 0);
     let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
-    let kept = std::fs::read_to_string(root().join("channel.schema.json")).unwrap();
-    assert_eq!(text, kept, "run `labwire schema > channel.schema.json`");
+    up_to_date("channel.schema.json", &text, "labwire schema");
+    let (code, text) = run(&["schema", "--format", "markdown"]);
+    assert_eq!(code, 0);
+    up_to_date("docs/options.md", &text, "labwire schema --format markdown");
+}
+
+/// What is made by a command is in the repository as it is made; `LABWIRE_BLESS=1` makes it anew.
+#[track_caller]
+fn up_to_date(path: &str, text: &str, command: &str) {
+    if std::env::var_os("LABWIRE_BLESS").is_some() {
+        std::fs::write(root().join(path), text).unwrap();
+    }
+    let kept = std::fs::read_to_string(root().join(path)).unwrap_or_default();
+    assert!(text == kept, "{path} is out of date: run `{command} > {path}`");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod support;
 
+mod abuse;
 mod acks;
 mod api;
 mod batches;
@@ -36,6 +37,7 @@ mod lanes;
 mod load;
 mod mllp;
 mod mllp_destination;
+mod mllp_peers;
 mod poison;
 mod pressure;
 mod readme;

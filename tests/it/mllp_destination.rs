@@ -19,27 +19,31 @@ use crate::support::options;
 use crate::support::peer::{Do, Log, Peer};
 use crate::support::python;
 
-struct Sender {
+pub struct Sender {
     runtime: Runtime,
     config: Box<dyn DestinationConfig>,
-    destination: Box<dyn Destination>,
+    pub destination: Box<dyn Destination>,
 }
 
 impl Sender {
-    fn to(address: &str, text: &str) -> Sender {
+    pub fn to(address: &str, text: &str) -> Sender {
+        Sender::with(&format!("address = \"{address}\"\n{text}"))
+    }
+
+    pub fn with(text: &str) -> Sender {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = options::destination("mllp", &format!("address = \"{address}\"\n{text}")).unwrap();
+        let config = options::destination("mllp", text).unwrap();
         let destination = runtime.block_on(config.build(&options::place("peer"))).unwrap();
         Sender { runtime, config, destination }
     }
 
-    fn try_send(&mut self, content: &[u8]) -> Result<Delivered, SendError> {
+    pub fn try_send(&mut self, content: &[u8]) -> Result<Delivered, SendError> {
         let outgoing = self.config.prepare(&message(content)).unwrap();
         assert_eq!(outgoing.content, content, "what leaves is the message, byte for byte");
         self.runtime.block_on(self.destination.send(&outgoing))
     }
 
-    fn send(&mut self, id: &str) -> Outcome {
+    pub fn send(&mut self, id: &str) -> Outcome {
         match self.try_send(&adt(id)) {
             Ok(delivered) => {
                 assert!(delivered.response.is_some());
@@ -59,18 +63,18 @@ impl Sender {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Outcome {
+pub enum Outcome {
     Sent,
     Retry,
     Dead,
     Pause,
 }
 
-fn adt(id: &str) -> Vec<u8> {
+pub fn adt(id: &str) -> Vec<u8> {
     format!("MSH|^~\\&|S|SF|R|RF|2026||ADT^A01|{id}|P|2.5\rPID|1||77||SECRET^PATIENT\r").into_bytes()
 }
 
-fn message(content: &[u8]) -> Message {
+pub fn message(content: &[u8]) -> Message {
     let meta = Meta {
         id: MessageIds::default().next(),
         channel: "test".into(),

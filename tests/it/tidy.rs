@@ -40,7 +40,7 @@ fn allowed(module: &str) -> Option<&'static [&'static str]> {
         "config" => LEAVES,
         "message" => &["hl7"],
         "expr" => &["config", "diagnostic", "hl7", "lookup_table", "message"],
-        "net" => &["config", "diagnostic", "hosted"],
+        "net" => &["config", "diagnostic", "hosted", "mllp"],
         "hosted" => &[],
         "journal" => &["message"],
         "transformer" => &["config", "diagnostic", "expr", "hl7", "lookup_table", "message"],

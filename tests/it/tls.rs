@@ -1,4 +1,4 @@
-//! TLS for MLLP against OpenSSL, in both directions (peer-cases A32 and D12, security A02, A03 and A07). What goes wrong with
+//! TLS for MLLP against OpenSSL, in both directions (peer-cases A32 and D12, security A02 and A04). What goes wrong with
 //! certificates while the engine runs: `faults/tls.rs`.
 
 use std::io::Write as _;
@@ -101,7 +101,7 @@ fn openssl_s_client_is_acknowledged() {
 }
 
 #[test]
-fn only_clients_of_the_authority_get_in() {
+fn a02_only_clients_of_the_authority_get_in() {
     let (rig, authority) = listener(MUTUAL);
     put(&rig, "good", &authority.issue("partner.example", &[]));
     put(&rig, "old", &authority.issue_for("old.example", &[], (-30, -2)));
@@ -124,8 +124,37 @@ fn only_clients_of_the_authority_get_in() {
     assert_eq!(rig.messages("").len(), 1, "nobody else's message came in");
 }
 
+/// A revoked one, one of an authority that has no list here, and a list that is renewed while the engine runs.
 #[test]
-fn a_certificate_is_bound_to_what_its_owner_may_send() {
+fn a02_a_revoked_certificate_is_refused() {
+    let (authority, other) = (Authority::new("Test authority"), Authority::new("Another authority"));
+    let (good, bad, later) = (authority.issue("good", &[]), authority.issue("bad", &[]), authority.issue("later", &[]));
+    let mut rig = Rig::new();
+    put(&rig, "our", &authority.issue("lab.example", &["localhost"]));
+    for (name, identity) in [("good", &good), ("bad", &bad), ("later", &later), ("other", &other.issue("other", &[]))] {
+        put(&rig, name, identity);
+    }
+    rig.write("secrets/ca.pem", [authority.pem(), other.pem()].concat());
+    rig.write("secrets/crl.pem", authority.revoke(&[&bad]));
+    let tls = format!("{}, client_crl = {{ file = \"../secrets/crl.pem\" }} }}", MUTUAL.strip_suffix(" }").unwrap());
+    rig.write("channels/channel.toml", channel(&tls));
+    rig.start();
+    let code = |name: &str| {
+        let (mut peer, first) = TlsPeer::connect(&client(&rig, Some(name)));
+        let answer = if first.starts_with("ERROR") { first } else { peer.send(&message(name, "A", "B")) };
+        field(&answer, "MSA", 1)
+    };
+    assert_eq!([code("good"), code("bad"), code("later"), code("other")], ["AA", "", "AA", ""]);
+    logged(&rig, &["WARN", "no TLS came about", "its certificate was revoked: CN=bad"]);
+    logged(&rig, &["WARN", "no list in `client_crl` is of the authority of its certificate: CN=other"]);
+    assert_eq!((counter(&rig, "handshakes_failed"), rig.messages("").len()), (2, 2));
+    rig.write("secrets/crl.pem", authority.revoke(&[&bad, &later]));
+    eventually("the new list is in effect", || code("later").is_empty().then_some(()));
+    assert_eq!(code("good"), "AA");
+}
+
+#[test]
+fn a04_a_certificate_is_bound_to_what_its_owner_may_send() {
     let authority = Authority::new("Test authority");
     let by_pin = authority.issue("somebody", &[]);
     let mut rig = Rig::new();
@@ -384,16 +413,20 @@ fn the_systems_authorities_are_asked() {
 #[test]
 fn check_looks_into_the_files() {
     let rig = Rig::new();
-    rig.write("channels/channel.toml", channel(MUTUAL));
+    let with_crl =
+        format!("{}, client_crl = {{ file = \"../secrets/crl.pem\" }} }}", MUTUAL.strip_suffix(" }").unwrap());
+    rig.write("channels/channel.toml", channel(&with_crl));
     let check = || {
         let output = labwire().arg("check").arg(rig.channels()).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let text = check();
-    assert!(text.contains("our.crt cannot be used: there is no such file") && text.contains("3 mistakes"), "{text}");
+    assert!(text.contains("our.crt cannot be used: there is no such file") && text.contains("4 mistakes"), "{text}");
     let (ours, other) = (self_signed("a", &[], (-1, 9)), self_signed("b", &[], (-1, 9)));
     put(&rig, "our", &ours);
-    rig.write("secrets/ca.pem", Authority::new("x").pem());
+    let authority = Authority::new("x");
+    rig.write("secrets/ca.pem", authority.pem());
+    rig.write("secrets/crl.pem", authority.revoke(&[]));
     assert!(check().contains("no mistakes"), "{}", check());
     for (file, content, words) in [
         ("our.crt", ours.key.clone().into_bytes(), "it holds a private key, and no certificate"),
@@ -404,6 +437,7 @@ fn check_looks_into_the_files() {
         ("our.key", other.key.clone().into_bytes(), "the key is not that of the certificate"),
         ("our.key", b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n".to_vec(), "openssl pkey -in FILE -out NEW"),
         ("ca.pem", b"".to_vec(), "it holds no certificate"),
+        ("crl.pem", ours.cert.clone().into_bytes(), "it holds no revocation list in PEM form"),
     ] {
         let good = std::fs::read(path(&rig, file)).unwrap();
         rig.write(&format!("secrets/{file}"), content);

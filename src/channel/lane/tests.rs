@@ -283,6 +283,7 @@ fn attempt() -> Attempt {
         error: None,
         counted: true,
         holds: false,
+        to: None,
         answered: None,
         response: None,
     }

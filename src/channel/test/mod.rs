@@ -29,7 +29,7 @@ pub struct TestSpec {
     /// What each destination should get; a destination that is not named is not judged.
     pub sent: BTreeMap<String, Vec<Expected>>,
     /// Whether a filter should hold the message back; not, when it says nothing.
-    pub filtered: Option<bool>,
+    pub filtered: bool,
     /// The acknowledgement code that the sender should get.
     pub ack: Option<String>,
     /// Words that the error of a failing step should contain.
@@ -64,8 +64,9 @@ pub(super) struct TestKeys {
     /// The file that goes in: a message, or an event as it would be posted.
     #[schemars(with = "String")]
     input: Spanned<String>,
-    /// Whether a filter should hold the message back (false if not given).
-    filtered: Option<bool>,
+    /// Whether a filter should hold the message back.
+    #[serde(default)]
+    filtered: bool,
     /// The acknowledgement code that the sender should get.
     ack: Option<AckWord>,
     /// Words that the error of the failing step should contain.
@@ -110,7 +111,7 @@ fn parse_test(mut table: Table<'_>, destinations: &[Name]) -> Option<TestSpec> {
     let sent = table.take("sent").map_or_else(BTreeMap::new, |entry| parse_sent(entry, destinations));
     let keys = table.read_with_more::<TestKeys>(&["sent"])?;
     let expects_something = sent.values().any(|expected| !expected.is_empty());
-    if keys.filtered == Some(true) && expects_something {
+    if keys.filtered && expects_something {
         config::report(
             span,
             "a message that is filtered is not sent",

@@ -175,7 +175,7 @@ fn judge_outcome(test: &TestSpec, outcome: &Transformed, result: &mut TestResult
     }
     // A message that silently goes nowhere is what a test is there to find: it must say that this is right.
     let filtered = matches!(outcome, Transformed::Filtered { .. });
-    if test.filtered.unwrap_or(false) != filtered {
+    if test.filtered != filtered {
         let words = |filtered: bool| if filtered { "filtered" } else { "not filtered" };
         result.fail("filtered", words(!filtered), words(filtered));
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -76,7 +76,7 @@ pub(super) struct OAuth2 {
     /// Further parameters of the request for a token, as in { audience = "https://lis.example" }.
     #[serde(default)]
     pub(super) parameters: BTreeMap<String, String>,
-    /// Where id and secret are written: "header" (as a basic login; the default) or "body".
+    /// Where id and secret are written: "header" (as a basic login) or "body".
     #[serde(default)]
     credentials: Credentials,
     /// The token of all connections of this destination. Locked while it is fetched, so that it is fetched once.
@@ -84,7 +84,7 @@ pub(super) struct OAuth2 {
     token: Arc<Mutex<Option<Token>>>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Credentials {
     #[default]

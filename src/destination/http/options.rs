@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use hyper::header::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::auth::Auth;
 use super::body::{BodyKind, Part, Parts};
@@ -47,7 +47,7 @@ const RESERVED: &[(&str, &str)] = &[
 /// Those of them that an `api_key` may be sent in.
 const IS_A_KEY: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Verb {
     Get,
@@ -65,7 +65,7 @@ pub(super) struct Options {
     /// Where to send, as in "https://lis.example/results/{{ meta.id }}". Path and query may hold expressions, whose output is
     /// encoded; the host may not.
     pub(super) url: UrlTemplate,
-    /// "GET", "POST" (the default), "PUT", "PATCH" or "DELETE".
+    /// "GET", "POST", "PUT", "PATCH" or "DELETE".
     #[serde(default)]
     pub(super) method: Verb,
     /// Further headers, their values with expressions: { "X-Lab" = "{{ meta.lab }}" }.
@@ -99,15 +99,15 @@ pub(super) struct Options {
     /// pinned, or where it wants to see ours. Not given: by the authorities that this system knows.
     #[serde(default)]
     tls: ClientTls,
-    /// How long finding the name, connecting and TLS may take together (10s if not given).
+    /// How long finding the name, connecting and TLS may take together.
     #[serde(default = "default_connect_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     connect_timeout: Duration,
-    /// How long sending the request and reading the whole answer may take together (30s if not given).
+    /// How long sending the request and reading the whole answer may take together.
     #[serde(default = "default_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     pub(super) timeout: Duration,
-    /// So much of an answer's content is read and kept in the journal, the rest is dropped (1MiB if not given).
+    /// So much of an answer's content is read and kept in the journal, the rest is dropped.
     #[serde(default = "default_max_response")]
     pub(super) max_response: ByteSize,
 }

@@ -11,10 +11,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use crate::config::HostPort;
-use crate::hl7::{AckCode, AckReply, ReplyCode};
-use crate::mllp::{Decoder, Event, Protocol};
-use crate::net;
-use crate::net::dial::{DialError, dial};
+use crate::hl7::{AckCode, AckReply, Header, Mode, ReplyCode};
+use crate::mllp::{self, Decoder, Event, Framing, Protocol};
+use crate::net::dial::{ConnectError, DialError, connect};
+use crate::net::framing::Release;
 use crate::net::tls::{self, Stream, TlsError};
 
 /// The largest acknowledgement taken.
@@ -48,9 +48,16 @@ pub(super) enum Fault {
         response: Bytes,
     },
     WrongProtocol(Protocol),
+    /// A negative commit acknowledgement (MLLP release 2). The connection can be kept.
+    Nak,
 }
 
 impl Fault {
+    /// Whether the peer itself is at fault, and not what it thinks of this message.
+    pub(super) fn is_of_the_peer(&self) -> bool {
+        !matches!(self, Fault::BadAck { .. } | Fault::Nak)
+    }
+
     /// The connection ended before one byte of an answer came.
     fn closed(error: Option<io::Error>) -> Fault {
         match error {
@@ -73,8 +80,29 @@ pub(super) struct Acknowledgement {
     pub(super) content: Bytes,
 }
 
+/// What the peer said to a message.
+pub(super) enum Settled {
+    /// It keeps it, and no acknowledgement of HL7 was asked for (MLLP release 2).
+    Committed,
+    Acknowledged(Acknowledgement),
+}
+
+/// How the peer speaks MLLP.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    pub(super) framing: Framing,
+    pub(super) release: Release,
+}
+
+impl Dialect {
+    fn decoder(&self) -> Decoder {
+        Decoder::framed(MAX_ACK_BYTES, self.framing)
+    }
+}
+
 pub(super) struct Connection {
     stream: Stream,
+    dialect: Dialect,
     decoder: Decoder,
     /// MSH-10 of the message that was acknowledged last, until the peer acknowledges it once more: some do so twice, or send
     /// an application acknowledgement after CA.
@@ -87,23 +115,16 @@ impl Connection {
         address: &HostPort,
         longest: Duration,
         tls: Option<&tls::Client>,
+        dialect: Dialect,
     ) -> Result<Connection, Fault> {
-        let deadline = Instant::now() + longest;
-        // The channel file names the peer: there is no address that it may not mean.
-        let stream = dial(address, deadline, |_| true).await.map_err(|error| match error {
-            DialError::NoSuchName(error) => Fault::NoSuchName(error),
-            DialError::NotAllowed(_) | DialError::Timeout => Fault::ConnectTimeout,
-            DialError::NotConnected(error) => Fault::NotConnected(error),
+        let stream = connect(address, Instant::now() + longest, tls).await.map_err(|error| match error {
+            ConnectError::Dial(DialError::NoSuchName(error)) => Fault::NoSuchName(error),
+            ConnectError::Dial(DialError::NotAllowed(_) | DialError::Timeout) => Fault::ConnectTimeout,
+            ConnectError::Dial(DialError::NotConnected(error)) => Fault::NotConnected(error),
+            ConnectError::HandshakeTimeout => Fault::HandshakeTimeout,
+            ConnectError::Tls(error) => Fault::Tls(error),
         })?;
-        net::tune(&stream);
-        let stream = match tls {
-            Some(tls) => match timeout_at(deadline, tls.connect(stream, &address.host)).await {
-                Ok(connected) => connected.map_err(Fault::Tls)?,
-                Err(_) => return Err(Fault::HandshakeTimeout),
-            },
-            None => Stream::Plain(stream),
-        };
-        Ok(Connection { stream, decoder: Decoder::new(MAX_ACK_BYTES), settled: None })
+        Ok(Connection { stream, dialect, decoder: dialect.decoder(), settled: None })
     }
 
     /// Whether a connection that was kept can be used again: it is open, and nothing waits in it that the next acknowledgement
@@ -117,6 +138,10 @@ impl Connection {
             return false;
         }
         while let Some(event) = self.decoder.next_event() {
+            let is_commit = |content: &[u8]| matches!(content, [mllp::ACK]) && self.dialect.release == Release::Two;
+            if matches!(&event, Event::Frame(content) if is_commit(content)) {
+                continue;
+            }
             if !matches!(event, Event::Frame(content) if self.is_repeat(AckReply::parse(&content).ok().as_ref())) {
                 return false;
             }
@@ -160,26 +185,65 @@ impl Connection {
         true
     }
 
-    /// Sends a frame in one write and waits for the acknowledgement that names `control_id`.
+    /// Sends a frame in one write and waits for the acknowledgement of the message with this header.
     pub(super) async fn exchange(
         &mut self,
         frame: &[u8],
-        control_id: &[u8],
+        header: &Header,
         longest: Duration,
-    ) -> Result<Acknowledgement, Fault> {
-        let writing = async {
-            self.stream.write_all(frame).await?;
-            self.stream.flush().await
+    ) -> Result<Settled, Fault> {
+        let error = match timeout(longest, self.write(frame)).await {
+            Ok(Ok(())) => return self.outcome(header, Instant::now() + longest).await,
+            Err(_) => return Err(Fault::WriteTimeout),
+            Ok(Err(error)) => error,
         };
-        match timeout(longest, writing).await {
-            Ok(Ok(())) => self.reply(control_id, Instant::now() + longest).await,
-            Err(_) => Err(Fault::WriteTimeout),
-            // It may have answered before it closed: too large, say.
-            Ok(Err(error)) => match self.reply(control_id, Instant::now() + RETURN_TIMEOUT).await {
-                Ok(reply) => Ok(reply),
-                Err(Fault::Tls(refused)) => Err(Fault::Tls(refused)),
-                Err(_) => Err(Fault::closed(Some(error))),
-            },
+        // It may have answered before it closed: too large, say.
+        match self.outcome(header, Instant::now() + RETURN_TIMEOUT).await {
+            Ok(settled) => Ok(settled),
+            Err(refused @ (Fault::Tls(_) | Fault::Nak)) => Err(refused),
+            Err(_) => Err(Fault::closed(Some(error))),
+        }
+    }
+
+    async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.stream.write_all(frame).await?;
+        self.stream.flush().await
+    }
+
+    /// What the peer says to the message.
+    async fn outcome(&mut self, header: &Header, deadline: Instant) -> Result<Settled, Fault> {
+        if self.dialect.release == Release::Two {
+            self.commit(deadline).await?;
+            if !wants_acknowledgement(header) {
+                return Ok(Settled::Committed);
+            }
+        }
+        self.reply(header.control_id(), deadline).await.map(Settled::Acknowledged)
+    }
+
+    /// The commit acknowledgement.
+    async fn commit(&mut self, deadline: Instant) -> Result<(), Fault> {
+        loop {
+            let content = self.frame(deadline).await?;
+            match content[..] {
+                [mllp::ACK] => return Ok(()),
+                [mllp::NAK] => return Err(Fault::Nak),
+                _ => {}
+            }
+            if !self.is_repeat(AckReply::parse(&content).ok().as_ref()) {
+                let what = "it answers without a commit acknowledgement: it speaks release 1 of MLLP";
+                return Err(Fault::BadAck { what, response: content });
+            }
+            self.confirm().await;
+        }
+    }
+
+    /// Acknowledges an acknowledgement.
+    async fn confirm(&mut self) {
+        if self.dialect.release == Release::Two {
+            let frame = self.dialect.framing.encode_rest(&[mllp::ACK]);
+            // What it said stands. That it cannot be told so shows at the next message.
+            let _ = timeout(RETURN_TIMEOUT, self.write(&frame)).await;
         }
     }
 
@@ -187,6 +251,14 @@ impl Connection {
     async fn reply(&mut self, control_id: &[u8], deadline: Instant) -> Result<Acknowledgement, Fault> {
         loop {
             let content = self.frame(deadline).await?;
+            match content[..] {
+                [mllp::ACK | mllp::NAK] if self.dialect.release == Release::Two => continue,
+                [mllp::ACK | mllp::NAK] => {
+                    let what = "it answered by a commit acknowledgement: it speaks `release = 2` of MLLP";
+                    return Err(Fault::BadAck { what, response: content });
+                }
+                _ => self.confirm().await,
+            }
             let reply = AckReply::parse(&content).ok();
             let what = match &reply {
                 Some(reply) if reply.answers(control_id) => match reply.code {
@@ -238,13 +310,21 @@ impl Connection {
                 Err(_) => return Err(Fault::AckTimeout { junk }),
             };
             // The connection ended, or the return after the end byte does not come.
-            let last = std::mem::replace(&mut self.decoder, Decoder::new(MAX_ACK_BYTES)).finish();
+            let last = std::mem::replace(&mut self.decoder, self.dialect.decoder()).finish();
             return match last {
                 Some(Event::Frame(content)) => Ok(content),
                 _ if answered => Err(Fault::bad("the connection was lost within its acknowledgement")),
                 _ => Err(Fault::closed(error)),
             };
         }
+    }
+}
+
+/// Whether an acknowledgement of HL7 follows the commit acknowledgement of a message that was taken.
+fn wants_acknowledgement(header: &Header) -> bool {
+    match header.mode() {
+        Mode::Original => true,
+        Mode::Enhanced { accept, application } => accept.wants(true) || application.wants(true),
     }
 }
 

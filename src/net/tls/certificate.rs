@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error, InconsistentKeys, RootCertStore};
 use toml::Spanned;
@@ -257,6 +257,17 @@ pub(super) fn authorities(text: &str) -> Result<RootCertStore, String> {
         roots.add(certificate).map_err(|error| format!("certificate {} in it is no authority: {error}", at + 1))?;
     }
     Ok(roots)
+}
+
+/// The revocation lists in a PEM text.
+pub(super) fn revocations(text: &str) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    match CertificateRevocationListDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>() {
+        Ok(lists) if lists.is_empty() => {
+            Err("it holds no revocation list in PEM form (-----BEGIN X509 CRL-----)".to_owned())
+        }
+        Ok(lists) => Ok(lists),
+        Err(error) => Err(format!("it is damaged: {error}")),
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,10 @@ pub(super) fn client_certificate(error: &CertificateError, facts: Option<&Facts>
         CertificateError::UnknownIssuer => {
             format!("its certificate comes from an authority that is not in `client_ca`: {facts}")
         }
+        CertificateError::Revoked => format!("its certificate was revoked: {facts}"),
+        CertificateError::UnknownRevocationStatus => {
+            format!("no list in `client_crl` is of the authority of its certificate: {facts}")
+        }
         _ => format!("its certificate is not to be trusted ({error}): {facts}"),
     }
 }

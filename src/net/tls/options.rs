@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_rustls::rustls::pki_types::ServerName;
 use toml::Spanned;
 
@@ -31,7 +31,10 @@ pub struct ServerTls {
     pub(super) key: PlacedSecret,
     /// The authority that clients' certificates must come from, PEM; without it, clients need none.
     pub(super) client_ca: Option<PlacedSecret>,
-    /// Closes a connection on which the handshake takes longer than this (10s if not given).
+    /// The certificates that this authority has revoked: its revocation list (CRL), PEM. A client whose authority has none in here is
+    /// refused. Read anew when it changes. Without it, nobody asks.
+    pub(super) client_crl: Option<PlacedSecret>,
+    /// Closes a connection on which the handshake takes longer than this.
     #[serde(default = "default_handshake_timeout", deserialize_with = "time_limit")]
     #[schemars(with = "Duration")]
     handshake_timeout: Duration,
@@ -47,6 +50,14 @@ impl ServerTls {
         self.client_ca.is_some()
     }
 
+    /// Reports a revocation list without an authority whose list it could be.
+    pub fn report_stray_revocations(&self) {
+        if let Some(crl) = self.client_crl.as_ref().filter(|_| self.client_ca.is_none()) {
+            let help = "add `client_ca`: the authority whose list it is".to_owned();
+            report(crl.span.clone(), "`client_crl` without `client_ca`", "clients need no certificate", Some(help));
+        }
+    }
+
     /// How long a handshake may take.
     pub fn handshake_timeout(&self) -> Duration {
         self.handshake_timeout
@@ -59,14 +70,18 @@ impl ServerTls {
 
     /// Where its files are and what else it says: the same text is the same TLS, for those who share a listener.
     pub fn told(&self) -> String {
-        let ca = self.client_ca.as_ref().map(|ca| &ca.secret);
-        format!("{:?} {:?} {ca:?} {}", self.cert.secret, self.key.secret, self.handshake_timeout)
+        let [ca, crl] = [&self.client_ca, &self.client_crl].map(|file| file.as_ref().map(|file| &file.secret));
+        format!("{:?} {:?} {ca:?} {crl:?} {}", self.cert.secret, self.key.secret, self.handshake_timeout)
     }
 
     /// What is wrong with the files that are named, as far as they can be read here: for `labwire check`.
     pub fn mistakes(&self) -> Vec<Mistake> {
         let mut found = mistakes_in_pair(&self.cert, &self.key);
         found.extend(self.client_ca.as_ref().and_then(mistake_in_authorities));
+        found.extend(self.client_crl.as_ref().and_then(|crl| {
+            let problem = crl.text()?.and_then(|text| certificate::revocations(&text).map(|_| ())).err()?;
+            Some(crl.mistake(&problem))
+        }));
         found
     }
 
@@ -242,6 +257,13 @@ impl<'de> Deserialize<'de> for ClientTls {
             check(keys, read.span());
         }
         Ok(ClientTls(read.into_inner().0))
+    }
+}
+
+/// Whether it is on: for the default that schemas show.
+impl Serialize for ClientTls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(self.is_on())
     }
 }
 

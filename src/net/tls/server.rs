@@ -54,7 +54,9 @@ impl Acceptor {
     pub(super) fn new(keys: &ServerTls, place: &Place) -> Result<Acceptor, BuildError> {
         let (cert, key) = (keys.cert.secret.clone(), keys.key.secret.clone());
         let ca = keys.client_ca.as_ref().map(|ca| ca.secret.clone());
-        let secrets = [Some(&cert), Some(&key), ca.as_ref()].into_iter().flatten().cloned().collect();
+        // Without an authority there is nothing to revoke; the channel file is told so.
+        let crl = keys.client_crl.as_ref().map(|crl| crl.secret.clone()).filter(|_| ca.is_some());
+        let secrets = [Some(&cert), Some(&key), ca.as_ref(), crl.as_ref()].into_iter().flatten().cloned().collect();
         let settings = Material::new(place, secrets, move |texts| {
             let certified = certificate::certified(&texts[0], &texts[1]).map_err(|mismatch| match mismatch {
                 Mismatch::Cert(problem) => format!("{}: {problem}", cert.place()),
@@ -64,8 +66,13 @@ impl Acceptor {
                 (Some(ca), Some(text)) => {
                     let named = |problem: String| format!("{}: {problem}", ca.place());
                     let roots = Arc::new(certificate::authorities(text).map_err(named)?);
-                    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
-                    Some(verifier.map_err(|error| named(error.to_string()))?)
+                    let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+                    if let (Some(crl), Some(text)) = (&crl, texts.get(3)) {
+                        let named = |problem: String| format!("{}: {problem}", crl.place());
+                        verifier = verifier.with_crls(certificate::revocations(text).map_err(named)?);
+                        verifier = verifier.only_check_end_entity_revocation();
+                    }
+                    Some(verifier.build().map_err(|error| named(error.to_string()))?)
                 }
                 _ => None,
             };

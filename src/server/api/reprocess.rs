@@ -109,7 +109,7 @@ fn prepare(engine: &Engine, id: MessageId, edited: Option<Bytes>, by: &By) -> Re
     let new = engine.ids().next();
     let received_at = Timestamp::now();
     origin.reprocess_of = Some(id);
-    origin.reused_key = false;
+    (origin.reused_key, origin.stale_timestamp) = (false, false);
     (origin.asked_by, origin.reason) = (by.who.clone(), by.why.clone());
     let meta = Meta { id: new, channel: summary.channel.clone(), received_at, origin: origin.clone() };
     let refs = match Message::read(meta, summary.format, &body, &crate::hl7::Limits::default()) {

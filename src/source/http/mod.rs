@@ -182,6 +182,7 @@ fn parse(table: Table<'_>) -> Option<Box<dyn SourceConfig>> {
             help("a size larger than nothing, as in \"16MiB\""),
         );
     }
+    config.tls.iter().for_each(ServerTls::report_stray_revocations);
     let with_certificates = config.tls.as_ref().is_some_and(ServerTls::wants_certificates);
     if config.auth.is_none() && !with_certificates && !config.listen.get_ref().0.ip().is_loopback() {
         let text = "write `auth = { … }`, `client_ca` into `tls`, or `auth = \"none\"` where everybody who can connect may post";

@@ -18,10 +18,12 @@ use tracing::{debug, warn};
 use super::NAME;
 use super::clients::Sender;
 use super::judge::{Judged, judge_with};
+use super::policy::Policy;
 use crate::hl7::{Charset, Limits};
 use crate::journal::{Identity, OtherBody, Receipt, Repeat};
 use crate::message::{Format, MessageId, Origin, Refs};
-use crate::mllp::{self, Decoder, Event};
+use crate::mllp::{self, Decoder, Event, Framing};
+use crate::net::framing::Release;
 use crate::net::tls::{Stream, TlsError};
 use crate::source::ack::Awaited;
 use crate::source::{Intake, Taken};
@@ -31,6 +33,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a last answer so much time is left to read what the peer was still sending: a close with unread bytes is a reset, and
 /// a reset takes the answer with it.
 const LINGER: Duration = Duration::from_secs(1);
+/// So often an acknowledgement is sent again that the peer answers by NAK (MLLP release 2).
+const MAX_REPEATS: u32 = 2;
 
 /// The options of the source that a connection needs.
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub(super) struct Options {
     pub(super) frame_timeout: Duration,
     pub(super) charset: Option<Charset>,
     pub(super) duplicate_window: Option<Duration>,
+    pub(super) framing: Framing,
+    pub(super) release: Release,
+    pub(super) policy: Policy,
     /// What is waited for before a message is acknowledged; none where its receipt is enough.
     pub(super) awaited: Option<Awaited>,
 }
@@ -67,6 +74,8 @@ pub(super) struct Connection {
     junk_logged: bool,
     /// Whether a message was refused because the source is to stop.
     refused: bool,
+    /// The last acknowledgement, for which no commit acknowledgement came yet (MLLP release 2), and how often it was repeated.
+    unsettled: Option<(Bytes, u32)>,
 }
 
 /// Why a connection ends.
@@ -91,7 +100,7 @@ impl Connection {
         intake: Intake,
         stop: CancellationToken,
     ) -> Self {
-        let decoder = Decoder::new(options.max_frame_bytes);
+        let decoder = Decoder::framed(options.max_frame_bytes, options.framing);
         Connection {
             stream,
             peer: peer.address,
@@ -103,6 +112,7 @@ impl Connection {
             frame_began: None,
             junk_logged: false,
             refused: false,
+            unsettled: None,
         }
     }
 
@@ -184,7 +194,10 @@ impl Connection {
         match event {
             Event::Frame(raw) => {
                 (self.frame_began, self.junk_logged) = (None, false);
-                return self.take(raw).await;
+                return match (self.options.release, &raw[..]) {
+                    (Release::Two, [commit @ (mllp::ACK | mllp::NAK)]) => self.settle(*commit).await,
+                    _ => self.take(raw).await,
+                };
             }
             Event::Empty => {
                 (self.frame_began, self.junk_logged) = (None, false);
@@ -212,6 +225,7 @@ impl Connection {
                 return Break(End::GivenUp);
             }
             Event::WrongProtocol(protocol) => {
+                counters.wrong_protocol.add_one();
                 warn!(channel, peer, %protocol, "closed: wrong protocol on this port, which speaks MLLP");
                 return Break(End::GivenUp);
             }
@@ -225,7 +239,9 @@ impl Connection {
                 );
                 let judged = Judged::too_large(&head, self.options.max_frame_bytes);
                 let id = self.intake.next_id();
-                if judged.has_header() {
+                if self.options.release == Release::Two {
+                    self.commit(mllp::NAK, id).await?;
+                } else if judged.has_header() {
                     self.answer(judged.acknowledgement(id, Timestamp::now()), id).await?;
                 }
                 return Break(End::GivenUp);
@@ -238,15 +254,17 @@ impl Connection {
     async fn take(&mut self, raw: Bytes) -> ControlFlow<End> {
         let received_at = Timestamp::now();
         let id = self.intake.next_id();
+        self.unsettled = None;
         let mut judged = judge_with(&raw, &Limits::default(), self.options.charset);
         if let Some(sender) = &self.sender {
             judged = judged.of_another(sender);
         }
+        let (mut judged, is_stale) = self.options.policy.judge(judged, received_at);
         if self.stop.is_cancelled() {
             debug!(channel = self.intake.channel(), peer = self.peer, "a message was refused: stopping");
             // What else was read already gets the same answer.
             self.refused = true;
-            return self.answer(judged.refusal(id, received_at), id).await;
+            return self.refuse(&judged, id, received_at).await;
         }
         let waits = self.options.awaited.is_some() && judged.wants_outcome();
         let waiter = waits.then(|| self.intake.waiter(id));
@@ -257,7 +275,7 @@ impl Connection {
             received_at,
             body: raw,
             format: Format::Hl7,
-            origin: self.origin(),
+            origin: Origin { stale_timestamp: is_stale, ..self.origin() },
             refs: judged.body().map(|body| Refs::of(body)).unwrap_or_default(),
             acknowledgement: acknowledgement.clone(),
             rejected: judged.rejection().map(str::to_owned),
@@ -273,6 +291,8 @@ impl Connection {
                     None if receipt.repeat() == Repeat::SameBody => {}
                     None => debug!(channel = self.intake.channel(), peer = self.peer, message = %id, "received"),
                 }
+                self.note_stale(is_stale && receipt.repeat() != Repeat::SameBody, id);
+                self.commit(mllp::ACK, id).await?;
                 match waiter {
                     Some(waiter) => self.answer_outcome(&receipt, &judged, waiter).await,
                     None => self.acknowledge(&receipt, acknowledgement, id).await,
@@ -281,13 +301,21 @@ impl Connection {
             // The journal says so once; the connection stays, because there may be room for the next one.
             Err(error) if error.is_full() => {
                 debug!(channel = self.intake.channel(), peer = self.peer, %error, "a message could not be stored");
-                self.answer(judged.refusal(id, received_at), id).await
+                self.refuse(&judged, id, received_at).await
             }
             Err(error) => {
                 warn!(channel = self.intake.channel(), peer = self.peer, %error, "closed: a message could not be stored");
-                self.answer(judged.refusal(id, received_at), id).await?;
+                self.refuse(&judged, id, received_at).await?;
                 Break(End::GivenUp)
             }
+        }
+    }
+
+    fn note_stale(&self, is_stale: bool, id: MessageId) {
+        if is_stale {
+            self.intake.counters().stale.add_one();
+            let (channel, peer) = (self.intake.channel(), &self.peer);
+            warn!(channel, peer, message = %id, "MSH-7 lies far back: an old message was sent again, or the sender's clock is wrong");
         }
     }
 
@@ -320,12 +348,59 @@ impl Connection {
         }
     }
 
-    /// Sends an answer, if there is one, in one write: peers exist that give up when a frame comes in pieces.
+    /// Says that a message was not taken, so that it is sent again.
+    async fn refuse(&mut self, judged: &Judged, id: MessageId, at: Timestamp) -> ControlFlow<End> {
+        match self.options.release {
+            Release::One => self.answer(judged.refusal(id, at), id).await,
+            Release::Two => self.commit(mllp::NAK, id).await,
+        }
+    }
+
+    /// Sends an answer, if there is one.
     async fn answer(&mut self, content: Option<impl AsRef<[u8]>>, id: MessageId) -> ControlFlow<End> {
         let Some(content) = content else { return Continue(()) };
-        let frame = mllp::encode(content.as_ref()).expect("`judge` leaves no byte of MLLP in an answer");
+        let frame = self.options.framing.encode_rest(content.as_ref());
+        if self.options.release == Release::Two {
+            self.unsettled = Some((frame.clone(), 0));
+        }
+        self.write(&frame, id).await
+    }
+
+    /// Sends a commit acknowledgement, where the peer speaks MLLP release 2. It answers for the frame, whatever is in it.
+    async fn commit(&mut self, byte: u8, id: MessageId) -> ControlFlow<End> {
+        match self.options.release {
+            Release::One => Continue(()),
+            Release::Two => {
+                let frame = self.options.framing.encode_rest(&[byte]);
+                self.write(&frame, id).await
+            }
+        }
+    }
+
+    /// The peer's commit acknowledgement of what we answered last.
+    async fn settle(&mut self, byte: u8) -> ControlFlow<End> {
+        let (channel, peer) = (self.intake.channel(), &self.peer);
+        let id = self.intake.next_id();
+        match self.unsettled.take() {
+            Some((frame, repeats)) if byte == mllp::NAK && repeats < MAX_REPEATS => {
+                debug!(channel, peer, "the peer answered an acknowledgement by NAK; it is sent again");
+                self.unsettled = Some((frame.clone(), repeats + 1));
+                return self.write(&frame, id).await;
+            }
+            Some(_) if byte == mllp::NAK => {
+                self.intake.counters().acknowledgements_lost.add_one();
+                warn!(channel, peer, "the peer did not take its acknowledgement: expect the message again");
+            }
+            Some(_) => {}
+            None => debug!(channel, peer, "passed over: a commit acknowledgement of nothing"),
+        }
+        Continue(())
+    }
+
+    /// Sends a frame in one write: peers exist that give up when a frame comes in pieces.
+    async fn write(&mut self, frame: &[u8], id: MessageId) -> ControlFlow<End> {
         let writing = async {
-            self.stream.write_all(&frame).await?;
+            self.stream.write_all(frame).await?;
             self.stream.flush().await
         };
         let end = match timeout(WRITE_TIMEOUT, writing).await {

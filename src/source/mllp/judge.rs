@@ -14,7 +14,7 @@
 //! MSH-16 alone asks, receipt is what the sender waits for, and AA is sent for it. What is answered where the listener waits for
 //! more than the receipt is in `judge/outcome.rs`.
 //!
-//! An acknowledgement that comes in is taken like any message, but never acknowledged: two engines would do so for ever.
+//! An acknowledgement that comes in is never acknowledged, whatever becomes of it: two engines would do so for ever.
 
 mod outcome;
 
@@ -120,15 +120,24 @@ impl Judged {
 
     /// The same message, not taken because it is not this client's to send.
     pub(super) fn of_another(self, sender: &Sender) -> Judged {
-        let of_batch = self.batch.iter().flat_map(|heads| heads.messages.iter().flat_map(|(header, _)| header));
-        let mut headers = self.header.iter().chain(of_batch).filter(|_| self.rejection.is_none());
-        match headers.find_map(|header| sender.objection(header)) {
-            Some(reason) => {
-                let rejection = Some(Rejection { reason: reason.to_owned(), error: error_code::INTERNAL });
-                Judged { rejection, body: None, ..self }
-            }
+        let mut headers = self.headers().filter(|_| self.rejection.is_none());
+        let objection = headers.find_map(|header| sender.objection(header));
+        drop(headers);
+        match objection {
+            Some(reason) => self.rejected(reason.to_owned()),
             None => self,
         }
+    }
+
+    /// The same message, not to be processed.
+    pub(super) fn rejected(self, reason: String) -> Judged {
+        Judged { rejection: Some(Rejection { reason, error: error_code::INTERNAL }), body: None, ..self }
+    }
+
+    /// Its MSH segment, if one was found; those of a batch's messages.
+    pub(super) fn headers(&self) -> impl Iterator<Item = &hl7::Header> {
+        let of_batch = self.batch.iter().flat_map(|heads| heads.messages.iter().flat_map(|(header, _)| header));
+        self.header.iter().chain(of_batch)
     }
 
     /// Whether an MSH segment was found, so that an acknowledgement can say which message it is for.

@@ -1,8 +1,10 @@
 //! Lets peers in, so many at a time.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,6 +35,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 #[derive(Debug)]
 pub(super) struct Doors {
     pub(super) max_connections: u32,
+    pub(super) max_connections_per_address: Option<u32>,
     pub(super) allow: Option<Networks>,
     pub(super) tls: Option<Handshake>,
     pub(super) clients: Option<Clients>,
@@ -49,11 +52,12 @@ pub(super) struct Listener {
     address: SocketAddr,
     doors: Arc<Doors>,
     options: Arc<Options>,
+    crowd: Crowd,
 }
 
 impl Listener {
     pub(super) fn new(socket: TcpListener, address: SocketAddr, doors: Doors, options: Options) -> Listener {
-        Listener { socket, address, doors: Arc::new(doors), options: Arc::new(options) }
+        Listener { socket, address, doors: Arc::new(doors), options: Arc::new(options), crowd: Crowd::default() }
     }
 }
 
@@ -129,6 +133,11 @@ impl Listener {
             intake.counters().connections_not_allowed.add_one();
             return warn!(channel, %peer, "connection refused: its address is not in `allow`");
         }
+        let Some(place) = self.crowd.enter(peer.ip(), self.doors.max_connections_per_address) else {
+            intake.counters().connections_refused.add_one();
+            let limit = self.doors.max_connections_per_address;
+            return warn!(channel, %peer, limit, "connection refused: `max_connections_per_address` of this address are open");
+        };
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             intake.counters().connections_refused.add_one();
             let limit = self.doors.max_connections;
@@ -141,8 +150,52 @@ impl Listener {
             if let Some((stream, peer)) = doors.open(stream, peer.to_string(), &intake, &stop).await {
                 Connection::new(stream, peer, options, intake, stop).serve().await;
             }
-            drop(slot);
+            drop((slot, place));
         });
+    }
+}
+
+/// How many connections there are from each address.
+#[derive(Debug, Clone, Default)]
+struct Crowd(Arc<Mutex<HashMap<IpAddr, u32>>>);
+
+/// One connection in a crowd; leaves it when dropped.
+struct Place {
+    crowd: Crowd,
+    from: IpAddr,
+}
+
+impl Crowd {
+    /// One more from this address; none where there are as many as may be.
+    fn enter(&self, from: IpAddr, most: Option<u32>) -> Option<Place> {
+        let from = neighbourhood(from);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(from).or_default();
+        if most.is_some_and(|most| *count >= most) {
+            return None;
+        }
+        *count += 1;
+        Some(Place { crowd: self.clone(), from })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.crowd.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = counts.entry(self.from) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// What counts as one address: with IPv6 a network of 64 bits, all of which one machine may use (RFC 7421).
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
     }
 }
 
@@ -172,7 +225,10 @@ impl Doors {
                 return None;
             }
             Ok(Err(error)) => {
-                failed();
+                match error {
+                    AcceptError::NotTls(_) => intake.counters().wrong_protocol.add_one(),
+                    _ => failed(),
+                }
                 log_refused(channel, peer, &error);
                 return None;
             }
@@ -219,5 +275,29 @@ fn report_panic(intake: &Intake, ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         error!(channel = intake.channel(), "a connection ended by a panic, which is a bug; the others go on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_counts_those_of_one_address_who_are_there() {
+        let crowd = Crowd::default();
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let (a, b, c) = (address("2001:db8::1"), address("2001:db8::2"), address("2001:db8:0:1::1"));
+        let first = crowd.enter(a, Some(2));
+        let second = crowd.enter(b, Some(2));
+        assert!(first.is_some() && second.is_some());
+        assert!(
+            crowd.enter(a, Some(2)).is_none() && crowd.enter(c, Some(2)).is_some() && crowd.enter(a, None).is_some()
+        );
+        drop(first);
+        let third = crowd.enter(b, Some(2));
+        assert!(third.is_some());
+        drop((second, third));
+        assert!(crowd.0.lock().expect("whole").is_empty());
+        assert!(crowd.enter(address("10.0.0.1"), Some(1)).is_some());
     }
 }

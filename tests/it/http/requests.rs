@@ -238,7 +238,7 @@ fn the_documentation_is_true() {
     let schema = labwire::channel::json_schema();
     let (source, destination) = docs.split_once("## The `http` destination").unwrap();
     let kinds = [&schema["properties"]["source"], &schema["properties"]["destination"]["additionalProperties"]];
-    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
+    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "rate"];
     for (kinds, docs) in kinds.into_iter().zip([source, destination]) {
         let kind = kinds["oneOf"].as_array().unwrap().iter().find(|kind| kind["title"] == "http").unwrap();
         let options: Vec<_> = kind["properties"].as_object().unwrap().keys().collect();

@@ -140,6 +140,10 @@ fn without_credentials_only_this_machine_may_post_or_whom_the_file_lets_in() {
         ("listen = \"0.0.0.0:1\"", "an `http` source without `auth`"),
         ("listen = \"10.0.0.1:1\"", "an `http` source without `auth`"),
         ("listen = \"0.0.0.0:1\"\ntls = { cert = { env = \"A\" }, key = { env = \"B\" } }", "without `auth`"),
+        (
+            "listen = \"127.0.0.1:1\"\ntls = { cert = { env = \"A\" }, key = { env = \"B\" }, client_crl = { env = \"C\" } }",
+            "`client_crl` without `client_ca`",
+        ),
         ("listen = \"127.0.0.1:1\"\nauth = \"any\"", "`auth` cannot be this word"),
         ("listen = \"127.0.0.1:1\"\nauth = {}", "needs one kind of credentials"),
         ("listen = \"127.0.0.1:1\"\nauth = { bearer = [] }", "lets nobody in"),
@@ -166,19 +170,24 @@ fn curl_posts_over_tls() {
     let authority = Authority::new("Test authority");
     let ours = authority.issue("lab.example", &["localhost"]);
     let client = authority.issue("app.example", &["app.example"]);
+    let revoked = authority.issue("old.example", &["old.example"]);
     for (name, text) in [
         ("our.crt", &ours.cert),
         ("our.key", &ours.key),
         ("ca.pem", &authority.pem()),
         ("app.crt", &client.cert),
         ("app.key", &client.key),
+        ("old.crt", &revoked.cert),
+        ("old.key", &revoked.key),
+        ("crl.pem", &authority.revoke(&[&revoked])),
     ] {
         rig.write(&format!("secrets/{name}"), text);
     }
     let file = |name: &str| format!("{{ file = \"../secrets/{name}\" }}");
     let tls =
         format!("tls = {{ cert = {}, key = {}, client_ca = {} }}", file("our.crt"), file("our.key"), file("ca.pem"));
-    let tls = tls.replace("tls = {", "tls = { handshake_timeout = \"400ms\",");
+    let more = format!("tls = {{ handshake_timeout = \"400ms\", client_crl = {},", file("crl.pem"));
+    let tls = tls.replace("tls = {", &more);
     rig.write("channels/orders.toml", channel("orders", "127.0.0.1:0", &tls));
     rig.start();
     let began = std::time::Instant::now();
@@ -207,9 +216,11 @@ fn curl_posts_over_tls() {
     assert!(good.ends_with(" 202"), "{good}");
     let without = curl(&[]);
     assert!(without.ends_with(" 000"), "{without}");
+    let gone = curl(&["--cert", &secret("old.crt"), "--key", &secret("old.key")]);
+    assert!(gone.ends_with(" 000"), "{gone}");
     let mut clear = HttpClient::connect(rig.listener("orders"));
     clear.write(&HttpClient::request("POST", "/", &[JSON], b"{}"));
     assert!(clear.is_closed(), "nothing is taken in the clear");
     assert_eq!(rig.messages("").len(), 1);
-    assert_eq!(counters(&rig)["handshakes_failed"], 3);
+    assert_eq!(counters(&rig)["handshakes_failed"], 4);
 }

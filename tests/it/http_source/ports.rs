@@ -80,7 +80,13 @@ fn what_two_channels_cannot_both_have_is_a_mistake() {
         let output = labwire().arg("check").arg(rig.channels()).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
     };
+    let tls = "tls = { cert = { env = \"A\" }, key = { env = \"B\" }, client_ca = { env = \"C\" } }";
+    let (asked, not_asked) = (
+        format!("path = \"/a\"\n{}, client_crl = {{ env = \"D\" }} }}", tls.strip_suffix(" }").unwrap()),
+        format!("path = \"/b\"\n{tls}"),
+    );
     for (one, two, mistake) in [
+        (&*asked, &*not_asked, "say different things of it"),
         ("path = \"/a\"", "path = \"/b\"", ""),
         ("path = \"/a\"", "path = \"/a\"\nmethod = \"PUT\"", ""),
         ("path = \"/a\"", "path = \"/a\"", "two channels take POST /a on port 2699"),

@@ -98,6 +98,19 @@ fn hl7_and_text_are_read_as_such() {
     let address = rig.listener("orders");
     assert_eq!(post(address, "/", &[("Content-Type", "text/csv")], "a;b").status, 202);
     assert_eq!(post(address, "/", &[], b"\xff").status, 400);
+    drop(rig);
+
+    // A format that has more to say.
+    let batch = format!("BHS|^~\\&|A\r{HL7}");
+    for (format, body, status) in [
+        ("\"hl7\"", &*batch, 400),
+        ("{ type = \"hl7\", trailers = \"optional\" }", &batch, 202),
+        ("\"csv\"", "id;n\r\n1,5;2\r\n", 400),
+        ("{ type = \"csv\", delimiter = \";\" }", "id;n\r\n1,5;2\r\n", 202),
+    ] {
+        let rig = self::rig(&format!("format = {format}"));
+        assert_eq!(post(rig.listener("orders"), "/", &[], body).status, status, "{format}");
+    }
 }
 
 #[test]

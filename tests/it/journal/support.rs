@@ -90,6 +90,7 @@ pub(crate) fn attempt(n: u64, state: DeliveryState) -> Attempt {
         error: failed.then(|| "connection refused".to_owned()),
         counted: true,
         holds: false,
+        to: None,
         answered: None,
         response: (!failed).then(|| Bytes::from_static(b"MSA|AA")),
     }

@@ -1,11 +1,13 @@
 //! The `mllp` source, over a socket.
 
+mod caller;
 mod duplicates;
 mod frames;
 mod limits;
 mod options;
 mod python;
 mod receipt;
+mod release_two;
 
 use crate::support::mllp_client::field;
 

@@ -56,6 +56,10 @@ fn every_mistake_has_its_place() {
             "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, handshake_timeout = \"0s\" }",
             "test.toml:2:74: no peer is that fast",
         ),
+        (
+            "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, client_crl = { file = \"c\" } }",
+            "test.toml:2:67: `client_crl` without `client_ca`",
+        ),
         ("clients = { a = {} }", "test.toml:2:11: `clients` without `client_ca`"),
         (
             "tls = { cert = { file = \"a\" }, key = { file = \"b\" }, client_ca = { file = \"c\" } }\nclients = { a = { \"MSH-5\" = \"X\" } }",
@@ -64,6 +68,16 @@ fn every_mistake_has_its_place() {
         ("allow = []", "test.toml:2:9: no address is in this list"),
         ("allow = [\"10.0.0.0/8\", \"lab\"]", "test.toml:2:24: `lab` is no address and no network"),
         ("allow = [\"10.1.0.0/8\"]", "test.toml:2:10: `10.1.0.0/8` is one address in the network `10.0.0.0/8`"),
+        ("max_connections_per_address = 0", "test.toml:2:31: nobody could connect"),
+        ("stale_timestamp = { then = \"reject\" }", "test.toml:2:19: missing key `older_than` in stale_timestamp"),
+        ("stale_timestamp = { older_than = \"0s\" }", "test.toml:2:34: no peer is that fast"),
+        (
+            "stale_timestamp = { older_than = \"1h\", then = \"drop\" }",
+            "test.toml:2:47: `stale_timestamp.then` cannot be `drop`",
+        ),
+        ("acknowledgements = \"answer\"", "test.toml:2:20: `acknowledgements` cannot be `answer`"),
+        ("release = \"2\"", "test.toml:2:11: `release` must be an integer"),
+        ("framing = { start = \"STX\", end = \"CR\" }", "test.toml:2:11: CR (0x0d) cannot frame a message"),
         ("lisen = \"127.0.0.1:1\"", "test.toml:2:1: unknown key `lisen` in [test]: did you mean `listen`?"),
     ] {
         let found = mistakes(&format!("listen = \"127.0.0.1:0\"\n{line}\n"));

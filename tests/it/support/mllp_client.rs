@@ -17,6 +17,13 @@ impl MllpClient {
         Ok(MllpClient { stream, pending: Vec::new() })
     }
 
+    /// The same on a connection that the other side made.
+    pub fn over(stream: TcpStream) -> MllpClient {
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_nodelay(true).unwrap();
+        MllpClient { stream, pending: Vec::new() }
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
@@ -65,11 +72,20 @@ impl MllpClient {
 
     /// The next frame's content, as bytes.
     pub fn read_bytes(&mut self) -> io::Result<Vec<u8>> {
+        self.read_between(0x0b, b"\x1c\r")
+    }
+
+    /// The next frame's content, where other bytes make a frame.
+    pub fn read_framed(&mut self, start: u8, end: &[u8]) -> io::Result<String> {
+        self.read_between(start, end).map(|content| String::from_utf8_lossy(&content).into_owned())
+    }
+
+    fn read_between(&mut self, start: u8, end_bytes: &[u8]) -> io::Result<Vec<u8>> {
         loop {
-            if let Some(end) = self.pending.windows(2).position(|pair| pair == b"\x1c\r") {
-                let rest = self.pending.split_off(end + 2);
+            if let Some(end) = self.pending.windows(end_bytes.len()).position(|bytes| bytes == end_bytes) {
+                let rest = self.pending.split_off(end + end_bytes.len());
                 let frame = std::mem::replace(&mut self.pending, rest);
-                assert_eq!(frame[0], 0x0b, "a frame begins with VT");
+                assert_eq!(frame[0], start, "a frame begins as it should");
                 return Ok(frame[1..end].to_vec());
             }
             let mut buffer = [0; 4096];

@@ -36,6 +36,8 @@ pub struct Peer {
 pub struct Log {
     pub connections: usize,
     pub received: Vec<Vec<u8>>,
+    /// Commit acknowledgements that came (MLLP release 2).
+    pub commits: Vec<u8>,
     /// Connections that the other side has closed.
     pub closed: usize,
     /// Sizes of the first read of each message.
@@ -100,6 +102,10 @@ fn serve(mut stream: TcpStream, log: &Mutex<Log>, on_message: &[Do], on_connect:
             let rest = pending.split_off(end + 2);
             let message = pending[1..end].to_vec();
             pending = rest;
+            if let [commit @ (0x06 | 0x15)] = message[..] {
+                log.lock().unwrap().commits.push(commit);
+                continue;
+            }
             let id = control_id(&message);
             let first = {
                 let mut log = log.lock().unwrap();

@@ -1,10 +1,10 @@
 """An MLLP peer with TLS by Python's ssl module, that is OpenSSL: nothing in it is ours.
 
 usage: tls_peer.py serve|send '{"cert": FILE, "key": FILE, "ca": FILE, "host": NAME, "port": N, "most": "TLSv1_1",
-        "number": true, "once": true}'
+        "number": true, "once": true, "push": true}'
 
 `serve` acknowledges whatever comes, and prints its port, then a line for each message, with the number of its connection if
-that is asked for; after one message it closes if that is asked for. `send` reads hexadecimal messages
+that is asked for; after one message it closes if that is asked for. Where it is to push, it sends a message itself. `send` reads hexadecimal messages
 from standard input, one a line, and prints each answer, or one line that begins with ERROR.
 """
 
@@ -55,6 +55,10 @@ def frame(stream):
 def acknowledge(made, plain, number, options):
     try:
         stream = made.wrap_socket(plain, server_side=True)
+        if "push" in options:
+            stream.sendall(b"\x0bMSH|^~\\&|A|B|C|D|2026||ORU^R01|p1|P|2.5\r\x1c\r")
+            said = frame(stream) or ""
+            say(f"{stream.version()} pushed" if "MSA|AA|p1" in said else f"ERROR {said}")
         while (message := frame(stream)) is not None:
             control_id = message.split("\r")[0].split("|")[9]
             answer = f"MSH|^~\\&|||||||ACK|A|P|2.5\rMSA|AA|{control_id}\r"
