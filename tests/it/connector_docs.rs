@@ -13,7 +13,7 @@ const DESTINATION: &str = "[destination.out]\ntype = \"file\"\ndirectory = \"out
 
 /// The options of a kind of source or destination, without those that every destination has.
 fn options(schema: &Value, pointer: &str, kind: &str) -> Vec<String> {
-    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel"];
+    let common = ["type", "when", "transformer", "retry", "on", "on_poison", "order_by", "parallel", "charset", "rate"];
     let kinds = schema.pointer(pointer).unwrap().as_array().unwrap();
     let kind = kinds.iter().find(|known| known["title"] == kind).unwrap();
     let options = kind["properties"].as_object().unwrap().keys().filter(|option| !common.contains(&option.as_str()));

@@ -77,8 +77,8 @@ fn formats_and_what_cannot_be_read() {
     }
     let rejected = site.rig.wait_for("rejected", 5);
     let reasons: Vec<&str> = rejected.iter().map(|message| message["reason"].as_str().unwrap()).collect();
-    assert!(reasons.contains(&"the file is not JSON: line 1, column 7"), "{reasons:?}");
-    assert!(reasons.contains(&"the file is not UTF-8: byte 2 does not belong"), "{reasons:?}");
+    assert!(reasons.contains(&"the body is not JSON: line 1, column 7"), "{reasons:?}");
+    assert!(reasons.contains(&"the body is not UTF-8: byte 2 does not belong"), "{reasons:?}");
     let text = site.rig.messages("&channel=json&state=sent");
     assert_eq!(text[0]["format"], "json");
     let (_, latin) = site.rig.get("/api/v1/messages?channel=orders&state=sent");
