@@ -177,9 +177,10 @@ fn colour_of(stream: &impl io::IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// The runtime of a command that needs one.
+/// The runtime of a command that needs one. Two threads at least: one may wait for the disk for a moment.
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    let threads = std::thread::available_parallelism().map_or(2, |count| count.get().max(2));
+    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 /// The channel files that a command works on when none are named.

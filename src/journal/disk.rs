@@ -29,7 +29,7 @@ use super::plan::Work;
 use super::recovery::Recovered;
 use super::room::Reserve;
 use super::segments::{Appender, Full, Medium, RealDisk, disk};
-use super::writer::{Answer, Job, Shared, Writer};
+use super::writer::{self, Answer, Desk, Job, Shared, Writer};
 use super::{
     Arrival, Attempt, Backup, Command, DeliveryId, Depth, DiskSpace, Holding, Journal, JournalError, Lane, Margins,
     MessageState, NewDelivery, NewPart, Outgoing, Page, Prune, Pruned, Query, Queued, Receipt, Received, Room, Story,
@@ -51,6 +51,7 @@ const WRITE_INDEX_EVERY: Duration = Duration::from_secs(5);
 pub struct Disk {
     // Dropped in this order: no more work, no more flushing, then wait for the threads.
     jobs: mpsc::Sender<Job>,
+    desk: Arc<Desk>,
     _flushing: std_mpsc::SyncSender<()>,
     _threads: Threads,
     room: Arc<Semaphore>,
@@ -127,13 +128,16 @@ impl Disk {
             missing,
             pruned: folder::pruned_through(folder),
             window_bytes,
+            alone: 0,
+            slowest: Duration::ZERO,
             index_is_behind,
             _lock: lock,
         };
+        let desk = Arc::new(Desk::new(Some(writer)));
         let threads = Threads(vec![
             spawn("labwire-journal", folder, {
-                let shared = shared.clone();
-                move || guarded(&shared, || writer.run(waiting))
+                let (shared, desk) = (shared.clone(), desk.clone());
+                move || guarded(&shared, || writer::run(&shared, &desk, waiting))
             })?,
             spawn("labwire-index", folder, {
                 let shared = shared.clone();
@@ -143,7 +147,18 @@ impl Disk {
         let room = Arc::new(Semaphore::new(WAITING_KIB));
         let reserve = Reserve::new(folder, Margins::default());
         let (folder, maintenance) = (folder.to_owned(), tokio::sync::Mutex::new(()));
-        Ok(Disk { jobs, _flushing: flushing, _threads: threads, room, shared, folder, maintenance, reserve, damage })
+        Ok(Disk {
+            jobs,
+            desk,
+            _flushing: flushing,
+            _threads: threads,
+            room,
+            shared,
+            folder,
+            maintenance,
+            reserve,
+            damage,
+        })
     }
 
     /// The same journal, which keeps so much of its disk free.
@@ -159,11 +174,8 @@ impl Disk {
         answer.await.map_err(|_| self.closed())?
     }
 
-    /// Why nothing is taken any more.
     fn closed(&self) -> JournalError {
-        let failed = self.shared.failed.borrow();
-        let reason = failed.as_ref().map_or_else(|| "the engine is stopping".to_owned(), |error| error.to_string());
-        JournalError::Closed { reason }
+        self.shared.why_closed()
     }
 }
 
@@ -177,8 +189,14 @@ impl Journal for Disk {
         let bytes = arrival.body.len() + arrival.acknowledgement.as_ref().map_or(0, |bytes| bytes.len());
         self.reserve.check(bytes)?;
         let known = arrival.identity.as_ref().map(|identity| Known::new(&identity.key, &arrival.body));
-        let receipt = self.submit(Work::Receive { arrival: Box::new(arrival), known }, bytes).await?;
-        Ok(receipt.expect("the writer answers an arrival with a receipt"))
+        let mut work = Work::Receive { arrival: Box::new(arrival), known };
+        if self.jobs.capacity() == self.jobs.max_capacity() {
+            match Writer::at_once(&self.desk, work, bytes) {
+                Ok(answer) => return Ok(receipt_of(answer?)),
+                Err(back) => work = back,
+            }
+        }
+        Ok(receipt_of(self.submit(work, bytes).await?))
     }
 
     async fn transformed(
@@ -305,15 +323,18 @@ impl Journal for Disk {
     }
 }
 
+fn receipt_of(answer: Option<Receipt>) -> Receipt {
+    answer.expect("the writer answers an arrival with a receipt")
+}
+
 fn spawn(name: &str, folder: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, JournalError> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(disk("starting a thread for", folder))
 }
 
-/// A panic of the writer is a failure of the journal.
+/// Runs until the end, or a panic, which is the end of the journal.
 fn guarded(shared: &Shared, run: impl FnOnce()) {
     if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
-        let reason = "its writer panicked: please report this".to_owned();
-        shared.failed.send_replace(Some(JournalError::Closed { reason }));
+        shared.failed.send_replace(Some(writer::panicked()));
     }
 }
 

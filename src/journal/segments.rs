@@ -162,6 +162,11 @@ impl Appender {
         self.roll_now(sequence).map(|()| true)
     }
 
+    /// Whether so much can be added without a new segment.
+    pub(super) fn has_room_for(&self, bytes: u64) -> bool {
+        self.end + bytes < self.segment_bytes
+    }
+
     /// The same, however much is in this one.
     pub(super) fn roll_now(&mut self, sequence: u64) -> Result<(), JournalError> {
         if self.is_unsynced {

@@ -18,7 +18,10 @@ use crate::message::MessageIds;
 struct Faulty {
     refuse_writes: AtomicBool,
     refuse_syncs: AtomicBool,
+    /// As quick as no disk is.
+    only_says_so: AtomicBool,
     syncs: AtomicUsize,
+    syncs_by_the_writers_thread: AtomicUsize,
 }
 
 impl Medium for Faulty {
@@ -32,10 +35,12 @@ impl Medium for Faulty {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         self.syncs.fetch_add(1, SeqCst);
+        let by_writer = std::thread::current().name() == Some("labwire-journal");
+        self.syncs_by_the_writers_thread.fetch_add(by_writer.into(), SeqCst);
         if self.refuse_syncs.load(SeqCst) {
             return Err(io::Error::from_raw_os_error(5));
         }
-        file.sync_data()
+        if self.only_says_so.load(SeqCst) { Ok(()) } else { file.sync_data() }
     }
 }
 
@@ -86,6 +91,40 @@ async fn refusing(tell: fn(&Faulty) -> &AtomicBool, action: &str) {
     assert!(disk.story(kept).expect("a story").is_some());
     assert!(disk.damage().is_empty(), "{:?}", disk.damage());
     let _ = disk.receive(arrival(&ids, 100)).await.expect("a receipt");
+}
+
+/// The same when the writer was lent to whoever brings a message.
+#[tokio::test]
+async fn a_refused_sync_is_final_for_one_who_writes_alone() {
+    let (folder, faulty) = (tempfile::tempdir().expect("a folder"), Arc::new(Faulty::default()));
+    let ids = MessageIds::default();
+    let disk = Disk::open_on(folder.path(), faulty.clone(), Full::At(1 << 20), 1 << 20).expect("it opens");
+    faulty.only_says_so.store(true, SeqCst);
+    let by_writer = || faulty.syncs_by_the_writers_thread.load(SeqCst);
+    let mut alone = 0;
+    // A machine that stands still for a moment looks like a slow disk.
+    for _ in 0..10_000 {
+        let before = by_writer();
+        let _ = disk.receive(arrival(&ids, 100)).await.expect("a receipt");
+        alone = if by_writer() == before { alone + 1 } else { 0 };
+        if alone == 20 {
+            break;
+        }
+    }
+    assert_eq!(alone, 20, "nobody else asks, and the disk is quick");
+    let syncs = faulty.syncs.load(SeqCst);
+    faulty.refuse_syncs.store(true, SeqCst);
+    let error = disk.receive(arrival(&ids, 100)).await.expect_err("nothing is on disk");
+    assert!(matches!(error, JournalError::Disk { .. }), "{error}");
+    assert!(disk.failed().await.to_string().contains("syncing of"));
+    faulty.refuse_syncs.store(false, SeqCst);
+    for _ in 0..3 {
+        let error = disk.receive(arrival(&ids, 100)).await.expect_err("it is over");
+        assert!(matches!(error, JournalError::Closed { .. }), "{error}");
+    }
+    assert!(disk.failed().await.to_string().contains("syncing of"), "the first failure is what is told");
+    assert!(disk.close().await.is_err());
+    assert_eq!(faulty.syncs.load(SeqCst), syncs + 1, "a sync that failed is never tried again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
