@@ -17,7 +17,8 @@ pub(super) fn process(spec: &ChannelSpec, whole: &Message, place: &str, bodies: 
         return Processed::ended(Transformed::Filtered { place: format!("{place}: there is nothing in it") });
     }
     let count = u32::try_from(bodies.len()).unwrap_or(u32::MAX);
-    let mut parts = Vec::with_capacity(bodies.len());
+    let mut parts: Vec<NewPart> = Vec::with_capacity(bodies.len());
+    let (mut content, mut counted) = (0, 0);
     for (number, body) in (1..).zip(bodies) {
         let id = whole.meta.id.part(number);
         let (format, bytes, mut refs) = (body.format(), body.to_bytes(), Refs::of(&body));
@@ -29,6 +30,12 @@ pub(super) fn process(spec: &ChannelSpec, whole: &Message, place: &str, bodies: 
             process_part(spec, Message { meta, body: Arc::new(body), event: whole.event.clone() });
         parts.push(NewPart { id, origin, format, refs, body: bytes, outcome, deliveries });
         parts.extend(of_part);
+        content += parts[counted..].iter().map(content_of).sum::<usize>();
+        counted = parts.len();
+        if content > MAX_CONTENT_BYTES {
+            let error = format!("it would become more than {} MiB", MAX_CONTENT_BYTES >> 20);
+            return Processed::ended(Transformed::Errored { place: place.to_owned(), error });
+        }
         if parts.len() > MAX_PARTS {
             let error = format!("it would become more than {MAX_PARTS} messages");
             return Processed::ended(Transformed::Errored { place: place.to_owned(), error });
@@ -40,6 +47,15 @@ pub(super) fn process(spec: &ChannelSpec, whole: &Message, place: &str, bodies: 
         return Processed::ended(Transformed::Errored { place: place.to_owned(), error });
     }
     Processed { outcome: Transformed::Split { parts: count }, deliveries: Vec::new(), parts }
+}
+
+/// All parts together, and what is sent of them, are no larger: they are in memory at a time.
+const MAX_CONTENT_BYTES: usize = 256 << 20;
+
+/// The bytes of a part and of what is sent of it.
+fn content_of(part: &NewPart) -> usize {
+    let outgoing = part.deliveries.iter().filter_map(|delivery| delivery.outgoing.as_ref());
+    part.body.len() + outgoing.map(|outgoing| outgoing.content.len()).sum::<usize>()
 }
 
 /// Whether one record of the journal holds the parts: otherwise the channel would stand still over it.

@@ -19,7 +19,7 @@ use super::{
 use crate::config::{BuildError, Place, Table};
 use crate::expr::ExprError;
 use crate::journal::Outgoing;
-use crate::message::{Format, Message, Origin, Parent};
+use crate::message::{Body, Format, Message, Origin, Parent};
 
 pub(super) const KIND: DestinationKind = DestinationKind {
     name: NAME,
@@ -54,7 +54,8 @@ impl DestinationConfig for ChannelConfig {
             action: meta.origin.action,
             lab: meta.origin.lab.clone(),
             event_id: meta.origin.event_id.clone(),
-            charset: meta.origin.charset.clone(),
+            charset: charset_of(message),
+            csv: meta.origin.csv.clone().filter(|_| message.body.format() == Format::Csv),
             file_name: meta.origin.file_name.clone(),
             scheduled_at: meta.origin.scheduled_at,
             parent: Some(Box::new(parent)),
@@ -71,6 +72,15 @@ impl DestinationConfig for ChannelConfig {
 
     async fn build(&self, place: &Place) -> Result<Box<dyn Destination>, BuildError> {
         Ok(Box::new(Next { channel: self.name.get_ref().clone(), destination: place.name.clone(), doors: None }))
+    }
+}
+
+/// The character set that the other channel reads the bytes in: HL7 as our source did, what is left unsaid as UTF-8.
+fn charset_of(message: &Message) -> Option<Box<str>> {
+    match &*message.body {
+        Body::Hl7(_) | Body::Batch(_) => message.meta.origin.charset.clone(),
+        Body::Encoded(encoded) => Some(encoded.charset.name().into()),
+        _ => None,
     }
 }
 

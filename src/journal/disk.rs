@@ -13,7 +13,8 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -52,6 +53,8 @@ pub struct Disk {
     // Dropped in this order: no more work, no more flushing, then wait for the threads.
     jobs: mpsc::Sender<Job>,
     desk: Arc<Desk>,
+    /// Arrivals that wait for the writer's thread.
+    asked: AtomicUsize,
     _flushing: std_mpsc::SyncSender<()>,
     _threads: Threads,
     room: Arc<Semaphore>,
@@ -150,6 +153,7 @@ impl Disk {
         Ok(Disk {
             jobs,
             desk,
+            asked: AtomicUsize::new(0),
             _flushing: flushing,
             _threads: threads,
             room,
@@ -190,12 +194,14 @@ impl Journal for Disk {
         self.reserve.check(bytes)?;
         let known = arrival.identity.as_ref().map(|identity| Known::new(&identity.key, &arrival.body));
         let mut work = Work::Receive { arrival: Box::new(arrival), known };
-        if self.jobs.capacity() == self.jobs.max_capacity() {
+        // An earlier arrival of the same task goes first.
+        if self.asked.load(SeqCst) == 0 {
             match Writer::at_once(&self.desk, work, bytes) {
                 Ok(answer) => return Ok(receipt_of(answer?)),
                 Err(back) => work = back,
             }
         }
+        let _asked = Asked::one(&self.asked);
         Ok(receipt_of(self.submit(work, bytes).await?))
     }
 
@@ -320,6 +326,22 @@ impl Journal for Disk {
             Some(_) => Err(self.closed()),
             None => Ok(()),
         }
+    }
+}
+
+/// Counts one who asks until it is dropped.
+struct Asked<'a>(&'a AtomicUsize);
+
+impl Asked<'_> {
+    fn one(count: &AtomicUsize) -> Asked<'_> {
+        count.fetch_add(1, SeqCst);
+        Asked(count)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 

@@ -35,6 +35,14 @@ enum Told {
 }
 
 impl Shared {
+    /// Lets go of the split that was read last, if it is in a segment that goes.
+    pub(super) fn forget_parts(&self, segment: u64) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if parts.as_ref().is_some_and(|parts| parts.place.segment == segment) {
+            *parts = None;
+        }
+    }
+
     /// The record of a message's arrival, with the number of its body and with what had happened to it in segments that are
     /// gone.
     pub(super) fn origin(&self, place: Place, id: MessageId) -> Result<Origin, JournalError> {

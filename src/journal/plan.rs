@@ -192,7 +192,9 @@ impl Writer {
 
     fn plan_split(&self, id: MessageId, at: Timestamp, parts: Vec<NewPart>) -> Result<Step, JournalError> {
         let Some(row) = self.waiting(id)? else { return Ok(Step::Answer(None)) };
-        let result = Transformed::Split { parts: u32::try_from(parts.len()).unwrap_or(u32::MAX) };
+        // Its own: the parts of its parts are theirs.
+        let own = parts.iter().filter(|part| part.origin.part.as_ref().is_some_and(|part| part.of == id)).count();
+        let result = Transformed::Split { parts: u32::try_from(own).unwrap_or(u32::MAX) };
         let mut outcome = self.outcome(id, at, result, self.sequence);
         let mut bodies: Vec<Bytes> = Vec::new();
         let mut next = self.sequence;

@@ -178,6 +178,7 @@ impl Disk {
         self.submit(Work::Forget { shelf: number }, 0).await?;
         self.shared.reader.forget(number);
         self.shared.recent.forget(number);
+        self.shared.forget_parts(number);
         self.shared.sealed_files.forget(number);
         self.shared.forget_stripped(number);
         sealed::remove(&self.shared.segments, number)?;

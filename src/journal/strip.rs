@@ -221,6 +221,7 @@ impl Shared {
         std::fs::rename(path.with_extension(NEW), &path).map_err(unreadable("removing the content", &path))?;
         self.reader.forget(number);
         self.recent.forget(number);
+        self.forget_parts(number);
         self.stripping().stripped.insert(number, Left { kept, bytes });
         sync_folder(&self.segments)?;
         Ok(done)

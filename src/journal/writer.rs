@@ -227,7 +227,10 @@ impl Writer {
         let (done, mut answer) = oneshot::channel();
         let shared = writer.shared.clone();
         let mut job = std::iter::once(Job { work, bytes, room: None, done });
+        let began = Instant::now();
         let committed = catch_unwind(AssertUnwindSafe(|| writer.commit(&mut job)));
+        // Also what was looked up on the disk, and waiting for those who read.
+        writer.slowest = writer.slowest.max(began.elapsed());
         if let Err(error) = committed.unwrap_or_else(|_| Err(panicked())) {
             *desk = None;
             fail(&shared, error);

@@ -141,6 +141,22 @@ fn a_part_is_split_again_and_run_again() {
     assert_eq!(peer.received()[4], second, "from behind the split on");
 }
 
+/// One who waits for the delivery is answered once the parts of the parts are delivered, too.
+#[test]
+fn a_batch_is_answered_when_all_that_became_of_it_is_delivered() {
+    let peer = MllpServer::start();
+    let file = channel(&peer, 0, "[[transformer]]\nsplit = \"ORC\"");
+    let file = file.replacen("listen = ", "ack = \"delivered\"\nack_timeout = \"20s\"\nlisten = ", 1);
+    let rig = Rig::with(&file);
+    let mut client = MllpClient::connect(rig.listener("orders")).unwrap();
+    let order = |id: &str| order(id, "|") + "OBR|1\rORC|NW|second\rOBR|2\r";
+    let content = batch("B1", 2, &[order("1"), order("2")]);
+    let answer = client.send(&content).unwrap();
+    assert!(answer.contains("MSA|AA|1\r") && answer.contains("MSA|AA|2\r"), "{answer}");
+    assert_eq!(control_ids(&peer), ["1.1", "1.2", "2.1", "2.2"], "all are there by then");
+    assert_eq!(client.send(&content).unwrap(), answer, "it is told again");
+}
+
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

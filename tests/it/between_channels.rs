@@ -142,6 +142,29 @@ name = "store"
     }
 }
 
+/// What was HL7 in an older set is UTF-8 once it is JSON, and is read as that.
+#[test]
+fn the_other_channel_reads_what_was_written_and_not_what_came() {
+    let mut rig = Rig::new();
+    rig.write(
+        "channels/intake.toml",
+        "name = \"intake\"\n[source]\ntype = \"mllp\"\nlisten = \"127.0.0.1:0\"\ncharset = \"8859/1\"\n\
+         [[transformer]]\nconvert = \"json\"\n[destination.next]\ntype = \"channel\"\nname = \"store\"\n",
+    );
+    rig.write(
+        "channels/store.toml",
+        "name = \"store\"\n[source]\ntype = \"channel\"\n\
+         [destination.out]\ntype = \"file\"\ndirectory = \"../out\"\nfile_name = \"one.json\"\n",
+    );
+    rig.start();
+    let latin = [&message("1")[..], b"PV1|1||Jos\xe9\r"].concat();
+    let ack = MllpClient::connect(rig.listener("intake")).unwrap().send(&latin).unwrap();
+    assert_eq!(field(&ack, "MSA", 1), "AA");
+    sent(&rig, "store", 1);
+    let content = std::fs::read_to_string(rig.path().join("out/one.json")).unwrap();
+    assert!(content.contains("Jos\u{e9}"), "{content}");
+}
+
 #[test]
 fn what_is_for_a_channel_that_takes_nothing_waits_until_it_does() {
     let rig = rig(STORE);
