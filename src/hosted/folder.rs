@@ -22,6 +22,7 @@ use russh_sftp::protocol::{File as Entry, FileAttributes, OpenFlags, StatusCode}
 
 use super::files::{Listing, Opened, Refusal};
 use super::jail::attributes;
+use super::place::is_unfinished;
 use super::rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, make_folder};
 use super::upload::{Reader, Upload, Usage, Writer, check_attributes};
 use super::view::Who;
@@ -64,6 +65,12 @@ impl Names {
 
 fn is_placed(found: &Metadata) -> bool {
     found.mode() & 0o200 == 0
+}
+
+/// Whether the partner sees it. One who picks up sees nothing that is not placed; a file that is just being placed has its last
+/// mode before it has its name.
+fn is_shown(access: Access, name: &str, found: &Metadata) -> bool {
+    access != Access::Download || (is_placed(found) && !is_unfinished(name))
 }
 
 fn accepted() -> Refusal {
@@ -160,7 +167,7 @@ impl Folder {
         let goes_on = || !self.names().failed.contains(&incomplete);
         let found =
             found.or_else(|| self.look(&incomplete).filter(|_| goes_on()).map(|found| (incomplete.clone(), found)));
-        let visible = |found: &(String, Metadata)| self.rules.access != Access::Download || is_placed(&found.1);
+        let visible = |(stored, found): &(String, Metadata)| is_shown(self.rules.access, stored, found);
         found.filter(visible).ok_or_else(|| StatusCode::NoSuchFile.into())
     }
 
@@ -173,15 +180,15 @@ impl Folder {
     }
 
     pub(super) fn list(&self) -> Result<Listing, Refusal> {
-        let placed_only = self.rules.access == Access::Download;
+        let access = self.rules.access;
         Ok(Box::new(self.dir.entries()?.filter_map(move |entry| {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(error)),
             };
             let found = entry.metadata().ok().filter(Metadata::is_file)?;
-            let shown = !placed_only || is_placed(&found);
-            shown.then(|| Ok(Entry::new(entry.file_name().to_string_lossy(), attributes(&found))))
+            let name = entry.file_name().to_string_lossy().into_owned();
+            is_shown(access, &name, &found).then(|| Ok(Entry::new(name, attributes(&found))))
         })))
     }
 
@@ -404,7 +411,12 @@ impl Folder {
             return Err(Refusal::failure("this folder is closed for now; try again later"));
         }
         let mut content = Vec::new();
-        self.dir.open(stored)?.take(self.rules.max_bytes).read_to_end(&mut content)?;
+        let limit = self.rules.max_bytes;
+        self.dir.open(stored)?.take(limit.saturating_add(1)).read_to_end(&mut content)?;
+        // It was written when more was allowed.
+        if content.len() as u64 > limit {
+            return Err(Refusal::failure(format!("a file has at most {limit} bytes here")));
+        }
         let file = Captured { name: name.to_owned(), user: who.user.clone(), peer: who.peer, content };
         match capture.capture(file) {
             Verdict::Taken => {
@@ -446,7 +458,8 @@ impl Folder {
             let Some(found) = entry.metadata().ok().filter(Metadata::is_file) else { continue };
             let name = entry.file_name().to_string_lossy().into_owned();
             let in_use = names.uploads.contains_key(&name) || names.arriving.contains(&name);
-            let longest = if is_placed(&found) { self.rules.keep } else { Some(self.rules.keep_incomplete) };
+            let is_done = is_placed(&found) && is_shown(self.rules.access, &name, &found);
+            let longest = if is_done { self.rules.keep } else { Some(self.rules.keep_incomplete) };
             let is_over = longest.is_some_and(|longest| age(&found, now) >= longest);
             if is_over && !in_use && entry.remove_file().is_ok() {
                 continue;

@@ -51,8 +51,8 @@ pub use globs::Glob;
 pub use grants::{Granted, NewGrant};
 pub use identity::{Identity, bad_host_key};
 pub use listener::{Listener, ListenerError, Settings};
-pub use place::{Placed, place};
-pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, fits, folder_of, make_folder};
+pub use place::{Placed, fits, place};
+pub use rules::{Access, Capture, Captured, INCOMPLETE, PLACED_MODE, Rules, Verdict, folder_of, make_folder};
 
 /// How a hosted server is set up.
 #[derive(Debug)]

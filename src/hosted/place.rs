@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{PLACED_MODE, make_folder};
+use super::rules::{self, PLACED_MODE, make_folder};
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +20,27 @@ pub enum Placed {
     Before,
 }
 
+/// The end of the name under which a file is placed; it begins with a dot.
+const UNFINISHED: &str = ".part";
+
+/// Whether it is the name of a file that is just being placed, or that a crash left behind.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.strip_prefix('.').is_some_and(|name| name.ends_with(UNFINISHED))
+}
+
+/// Whether a file may be placed under this name; if not, why.
+pub fn fits(name: &str) -> Result<(), &'static str> {
+    if is_unfinished(name) {
+        return Err("a name that begins with a dot and ends with `.part` is that of a file that is not complete");
+    }
+    rules::fits(name)
+}
+
 /// Puts a file into a folder, which is made where it is missing. Blocking. Partners see it under its name once it is whole and on disk,
 /// and not before. Where something else has the name, the error is of the kind [`io::ErrorKind::AlreadyExists`].
 pub fn place(folder: &Path, name: &str, content: &[u8]) -> io::Result<Placed> {
     make_folder(folder)?;
-    let (path, temporary) = (folder.join(name), folder.join(format!(".{name}.part")));
+    let (path, temporary) = (folder.join(name), folder.join(format!(".{name}{UNFINISHED}")));
     if is_there(&path, content)? {
         sync(folder)?;
         return Ok(Placed::Before);
@@ -100,6 +116,11 @@ mod tests {
         let mode = std::fs::metadata(inner.join("a.hl7")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, PLACED_MODE);
         assert_eq!(std::fs::read_dir(&inner).expect("a folder").count(), 1, "no temporary file is left");
+        for (name, is_ours) in
+            [(".a.hl7.part", true), ("..part", true), (".part", false), ("a.part", false), (".a", false)]
+        {
+            assert_eq!((is_unfinished(name), fits(name).is_err()), (is_ours, is_ours), "{name}");
+        }
         let _theirs = Ours::take(&inner.join(".b.part"));
         assert_eq!(place(&inner, "b", b"").expect_err("busy").kind(), io::ErrorKind::ResourceBusy);
     }

@@ -65,7 +65,7 @@ impl Rules {
 }
 
 /// Whether a file may have this name; if not, why.
-pub fn fits(name: &str) -> Result<(), &'static str> {
+pub(super) fn fits(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > NAME_BYTES {
         return Err("a name has from 1 to 200 bytes");
     }

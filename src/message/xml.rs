@@ -11,7 +11,9 @@ use super::UnreadableBody;
 /// Elements within elements, at most.
 const MAX_DEPTH: usize = 200;
 /// Elements, texts and attributes, at most.
-const MAX_NODES: u32 = 4_000_000;
+const MAX_NODES: u32 = 1_000_000;
+/// Namespaces that hold at one place, at most.
+const MAX_NAMESPACES: usize = 256;
 
 /// A document that was read. `Debug` shows its size only.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,6 +21,17 @@ pub struct Xml {
     /// The document as text, declared as UTF-8 where it declares an encoding.
     text: String,
     root: Element,
+    /// What elements declare; only those that declare something have one.
+    scopes: Vec<Scope>,
+}
+
+/// The namespaces that one element declares.
+#[derive(Clone, PartialEq, Eq)]
+struct Scope {
+    /// The next one further out.
+    outer: Option<usize>,
+    /// Prefixes and what they stand for, in order.
+    declares: Vec<(Option<String>, String)>,
 }
 
 /// An element.
@@ -32,8 +45,8 @@ pub struct Element {
     pub children: Vec<Node>,
     /// Where it stands in the document's text.
     range: Range<usize>,
-    /// Namespace declarations that hold for it and stand further out, ready to be written into its start tag.
-    inherited: String,
+    /// The innermost namespace declarations around it.
+    outer: Option<usize>,
 }
 
 /// What is in an element.
@@ -73,6 +86,8 @@ impl Xml {
     /// [`UnreadableBody::Xml`], with the line and column and never with content.
     pub fn parse(text: &str) -> Result<Xml, UnreadableBody> {
         let text = declared_as(text.strip_prefix('\u{feff}').unwrap_or(text), "UTF-8");
+        // First of all: reading takes time for each element with each namespace.
+        check_namespaces(&text)?;
         let options = roxmltree::ParsingOptions { allow_dtd: false, nodes_limit: MAX_NODES, ..Default::default() };
         let document = roxmltree::Document::parse_with_options(&text, options).map_err(|error| {
             let at = error.pos();
@@ -83,12 +98,13 @@ impl Xml {
             };
             UnreadableBody::Xml { line: at.row, column: at.col, problem }
         })?;
-        let root = element(document.root_element(), 0).ok_or(UnreadableBody::Xml {
+        let mut scopes = Vec::new();
+        let root = element(document.root_element(), 0, None, &mut scopes).ok_or(UnreadableBody::Xml {
             line: 1,
             column: 1,
             problem: "elements stand within elements more than 200 deep",
         })?;
-        Ok(Xml { text, root })
+        Ok(Xml { text, root, scopes })
     }
 
     /// The document's outermost element.
@@ -148,7 +164,28 @@ impl Xml {
         // The name ends the `<` and its letters; declarations from further out go right behind it.
         let end =
             source[1..].find(|c: char| c.is_whitespace() || matches!(c, '/' | '>')).map_or(source.len(), |at| at + 1);
-        Xml::parse(&format!("{}{}{}", &source[..end], element.inherited, &source[end..]))
+        Xml::parse(&format!("{}{}{}", &source[..end], self.inherited(element, source), &source[end..]))
+    }
+
+    /// The namespaces that hold for an element because one around it declares them, ready to be written into its start tag.
+    fn inherited(&self, element: &Element, source: &str) -> String {
+        // Declared again further in: that declaration holds.
+        let mut known = declared(start_tag(source));
+        let mut declarations = String::new();
+        let mut scope = element.outer;
+        while let Some(found) = scope.and_then(|at| self.scopes.get(at)) {
+            for (prefix, uri) in &found.declares {
+                let prefix = prefix.as_deref();
+                if known.contains(&prefix) {
+                    continue;
+                }
+                known.push(prefix);
+                let name = prefix.map_or(String::new(), |prefix| format!(":{prefix}"));
+                declarations.push_str(&format!(" xmlns{name}=\"{}\"", escaped(uri)));
+            }
+            scope = found.outer;
+        }
+        declarations
     }
 }
 
@@ -183,14 +220,27 @@ impl Element {
     }
 }
 
-fn element(node: roxmltree::Node<'_, '_>, depth: usize) -> Option<Element> {
+fn element(
+    node: roxmltree::Node<'_, '_>,
+    depth: usize,
+    outer: Option<usize>,
+    scopes: &mut Vec<Scope>,
+) -> Option<Element> {
     if depth >= MAX_DEPTH {
         return None;
+    }
+    let mut inner = outer;
+    let names = declared(start_tag(&node.document().input_text()[node.range()]));
+    if !names.is_empty() {
+        let uri = |name: Option<&str>| node.lookup_namespace_uri(name).unwrap_or_default().to_owned();
+        let declares = names.into_iter().map(|name| (name.map(str::to_owned), uri(name))).collect();
+        inner = Some(scopes.len());
+        scopes.push(Scope { outer, declares });
     }
     let mut children = Vec::new();
     for child in node.children() {
         if child.is_element() {
-            children.push(Node::Element(element(child, depth + 1)?));
+            children.push(Node::Element(element(child, depth + 1, inner, scopes)?));
         } else if let (true, Some(text)) = (child.is_text(), child.text()) {
             match children.last_mut() {
                 Some(Node::Text(before)) => before.push_str(text),
@@ -204,34 +254,85 @@ fn element(node: roxmltree::Node<'_, '_>, depth: usize) -> Option<Element> {
         attributes: attributes.collect(),
         children,
         range: node.range(),
-        inherited: inherited(node),
+        outer,
     })
 }
 
-/// The namespaces that hold for an element because an element around it declares them.
-fn inherited(node: roxmltree::Node<'_, '_>) -> String {
-    let Some(parent) = node.parent_element() else { return String::new() };
-    let mut declarations = String::new();
-    for namespace in parent.namespaces().filter(|namespace| namespace.name() != Some("xml")) {
-        // Declared again with another meaning: its own declaration stands in its start tag.
-        if node.lookup_namespace_uri(namespace.name()) != Some(namespace.uri()) || declares(node, namespace.name()) {
+/// Refuses a document with more namespaces at one place than are read. What is not well-formed is left to the reader.
+fn check_namespaces(text: &str) -> Result<(), UnreadableBody> {
+    const NO_TAGS: [(&str, &str); 3] = [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")];
+    let mut scope: Vec<Option<&str>> = Vec::new();
+    // How many held outside of each element that is open.
+    let mut open: Vec<usize> = Vec::new();
+    let mut at = 0;
+    while let Some(found) = text[at..].find('<') {
+        at += found;
+        let rest = &text[at..];
+        if let Some((start, end)) = NO_TAGS.iter().find(|(start, _)| rest.starts_with(*start)) {
+            let Some(length) = rest[start.len()..].find(*end) else { return Ok(()) };
+            at += start.len() + length + end.len();
             continue;
         }
-        let prefix = namespace.name().map_or(String::new(), |name| format!(":{name}"));
-        declarations.push_str(&format!(" xmlns{prefix}=\"{}\"", escaped(namespace.uri())));
+        let tag = start_tag(rest);
+        if tag.starts_with("</") {
+            scope.truncate(open.pop().unwrap_or(0));
+            at += tag.len();
+            continue;
+        }
+        let before = scope.len();
+        for prefix in declared(tag) {
+            if scope.contains(&prefix) {
+                continue;
+            }
+            if scope.len() == MAX_NAMESPACES {
+                return Err(too_many_namespaces(&text[..at]));
+            }
+            scope.push(prefix);
+        }
+        if tag.ends_with('/') {
+            scope.truncate(before);
+        } else {
+            open.push(before);
+        }
+        at += tag.len();
     }
-    declarations
+    Ok(())
 }
 
-/// Whether an element's own start tag declares a prefix.
-fn declares(node: roxmltree::Node<'_, '_>, prefix: Option<&str>) -> bool {
-    let source = &node.document().input_text()[node.range()];
-    let tag = start_tag(source);
-    let declaration = prefix.map_or("xmlns".to_owned(), |prefix| format!("xmlns:{prefix}"));
-    tag.match_indices(&declaration).any(|(at, _)| {
-        let before = tag[..at].chars().next_back().is_some_and(char::is_whitespace);
-        before && tag[at + declaration.len()..].trim_start().starts_with('=')
-    })
+fn too_many_namespaces(before: &str) -> UnreadableBody {
+    let number = |count: usize| u32::try_from(count + 1).unwrap_or(u32::MAX);
+    UnreadableBody::Xml {
+        line: number(before.matches('\n').count()),
+        column: number(before.chars().rev().take_while(|c| *c != '\n').count()),
+        problem: "it has more than 256 namespaces",
+    }
+}
+
+/// The prefixes that a start tag declares, in order; none is that of names without a prefix.
+fn declared(tag: &str) -> Vec<Option<&str>> {
+    let mut names = Vec::new();
+    if !tag.contains("xmlns") {
+        return names;
+    }
+    let mut rest = tag;
+    while let Some((before, quote, value)) = split_at_quote(rest) {
+        let name = before.trim_end().strip_suffix('=').unwrap_or_default().trim_end();
+        let name = name.rsplit(char::is_whitespace).next().unwrap_or_default();
+        if name == "xmlns" {
+            names.push(None);
+        } else if let Some(prefix) = name.strip_prefix("xmlns:").filter(|prefix| *prefix != "xml") {
+            names.push(Some(prefix));
+        }
+        let Some((_, behind)) = value.split_once(quote) else { break };
+        rest = behind;
+    }
+    names
+}
+
+/// What stands before the first quote, the quote, and what follows it.
+fn split_at_quote(text: &str) -> Option<(&str, char, &str)> {
+    let (at, quote) = text.char_indices().find(|(_, c)| matches!(c, '"' | '\''))?;
+    Some((&text[..at], quote, &text[at + 1..]))
 }
 
 /// The start tag of an element, up to its `>` outside of quotes.
@@ -406,6 +507,34 @@ mod tests {
         let own = Xml::parse("<a xmlns='x' xmlns:p='q'><b xmlns='y' t='xmlns:p=\"r\"'><p:c/></b></a>").expect("XML");
         let part = own.part(own.elements(&"/a/b".parse().expect("a path"))[0]).expect("a document");
         assert_eq!(part.text(), "<b xmlns:p=\"q\" xmlns='y' t='xmlns:p=\"r\"'><p:c/></b>");
+        let deep = "<a xmlns:p='q' xmlns:o='1'><b xmlns:o='2'><c t=' xmlns:p=\"\"'><p:d/></c></b><b xmlns:p='r'/></a>";
+        let deep = Xml::parse(deep).expect("XML");
+        let part = deep.part(deep.elements(&"/a/b/c".parse().expect("a path"))[0]).expect("a document");
+        assert_eq!(part.text(), "<c xmlns:o=\"2\" xmlns:p=\"q\" t=' xmlns:p=\"\"'><p:d/></c>");
+        // What a part is made from is known of the part as well.
+        let part = part.part(part.elements(&"/c/d".parse().expect("a path"))[0]).expect("a document");
+        assert_eq!(part.text(), "<p:d xmlns:o=\"2\" xmlns:p=\"q\"/>");
+    }
+
+    #[test]
+    fn namespaces_are_limited() {
+        let some = |numbers: std::ops::Range<usize>| -> String {
+            numbers.map(|number| format!(" xmlns:n{number}='urn:{number}'")).collect()
+        };
+        for refused in [
+            format!("<a{}/>", some(0..300)),
+            format!("<a{}>\n<!-- </a> --><b/><b{}/></a>", some(0..200), some(200..257)),
+        ] {
+            let error = Xml::parse(&refused).expect_err("too many").to_string();
+            assert!(error.contains("more than 256 namespaces") && !error.contains("urn"), "{error}");
+        }
+        for taken in [
+            format!("<a{}><b{}/></a>", some(0..256), some(0..256)),
+            format!("<a><b{}/><b{}></b><b{}/></a>", some(0..200), some(200..400), some(400..600)),
+            format!("<a><![CDATA[<b{}>]]></a>", some(0..300)),
+        ] {
+            assert!(Xml::parse(&taken).is_ok(), "{taken}");
+        }
     }
 
     #[test]

@@ -152,14 +152,7 @@ impl Uploader {
             Judged::Free => false,
             Judged::Replace => true,
         };
-        // Another message of the same name is another matter.
-        let is_gone = self
-            .unanswered
-            .take_if(|(earlier, of)| earlier.last() == names.last() && of == content)
-            .map(|(earlier, _)| look("looking for an earlier attempt", sftp, &earlier.temporary()))
-            .transpose()?
-            .map(|found| found.is_none());
-        if is_gone == Some(true) && self.manner.taken_away != Some(TakenAway::Retry) {
+        if self.was_taken_away(sftp, names, content)? {
             // The rename was asked for when the whole file was there, and neither name is left.
             return Ok(format!(
                 "stored {} ({} bytes); the connection broke during the rename, the file was since taken away",
@@ -188,6 +181,17 @@ impl Uploader {
             self.remember(names);
         }
         uploaded
+    }
+
+    /// Whether an earlier attempt, whose rename was not answered, had its file taken away since.
+    fn was_taken_away(&mut self, sftp: &Sftp, names: &Names, content: &Bytes) -> Result<bool, Failure> {
+        // Another message of the same name is another matter.
+        let same = |(earlier, of): &&(Names, Bytes)| earlier.last() == names.last() && of == content;
+        let Some((earlier, _)) = self.unanswered.as_ref().filter(same) else { return Ok(false) };
+        let taken = self.manner.taken_away != Some(TakenAway::Retry) && is_gone(sftp, earlier)?;
+        // Only now: where the server could not tell, the next attempt asks again.
+        self.unanswered = None;
+        Ok(taken)
     }
 
     /// Looks what has the name, and what that means.
@@ -397,6 +401,26 @@ fn look(doing: &'static str, sftp: &Sftp, path: &str) -> Result<Option<FileStat>
         Ok(found) => Ok(Some(found)),
         Err(_) => Ok(None),
     }
+}
+
+/// Whether neither the temporary nor the final name is there, and the server leaves no doubt about it: a folder that is missing or
+/// closed to us says nothing about what was in it.
+fn is_gone(sftp: &Sftp, earlier: &Names) -> Result<bool, Failure> {
+    const DOING: &str = "looking for an earlier attempt";
+    const WHAT: &str = "look for an earlier attempt";
+    for path in [earlier.temporary(), earlier.last()] {
+        match answer(DOING, sftp.stat(Path::new(&path)))? {
+            Ok(_) => return Ok(false),
+            Err(status::NO_SUCH_FILE) => {}
+            Err(code) => return Err(refused(WHAT, code)),
+        }
+    }
+    for folder in [&earlier.temporary_directory, &earlier.directory] {
+        // As in the paths of the files: nothing before their `/` is the server's outermost folder.
+        let folder = if folder.is_empty() { "/" } else { folder.as_str() };
+        answer(DOING, sftp.stat(Path::new(folder)))?.map_err(|code| refused(WHAT, code))?;
+    }
+    Ok(true)
 }
 
 /// Temporary files in a folder, as far as the server lets us look. Names from a server are compared, never used as paths

@@ -271,29 +271,30 @@ impl Work<'_> {
     /// Does with a file what is to be done. False when it lies there still, although it should not.
     fn finish(&mut self, candidate: &Candidate, message: &Message, outcome: Outcome) -> Result<bool, Lost> {
         let rules = self.rules;
-        let after = match outcome {
-            Outcome::Captured => &rules.options.after,
-            Outcome::Rejected => &rules.options.on_error,
-            Outcome::Duplicate => &rules.options.on_duplicate,
-        };
-        let done = match after {
-            After::Keep => return Ok(true),
-            After::Delete => self.folder.delete(&candidate.path),
-            After::Move(target) => match place(target, candidate, message) {
-                Ok((folder, name)) => self.put_away(candidate, &folder, &name, message.meta.id),
-                Err(error) => Err(Fault::Refused(error.to_string())),
+        let after = rules.options.rule_for(outcome);
+        if matches!(after, After::Keep) {
+            return Ok(true);
+        }
+        let done = match self.folder.facts(&candidate.path) {
+            Ok(facts) if facts != candidate.facts => {
+                // What lies there now was not read: it stays, with its marker, and is captured as a new one.
+                debug!(channel = self.intake.channel(), "a file changed after it was read: it is read again later");
+                self.ledger.gone(candidate.key)?;
+                self.changed.push(candidate.key);
+                return Ok(true);
+            }
+            Ok(_) => self.put_away(candidate, message, after, outcome),
+            // Who took it away meanwhile may have left its marker.
+            Err(Fault::Missing) => match self.delete_marker(candidate) {
+                Err(Fault::Lost(lost)) => Err(Fault::Lost(lost)),
+                _ => Ok(()),
             },
+            Err(fault) => Err(fault),
         };
         match done {
             // Who took it away meanwhile did what was to be done.
             Ok(()) | Err(Fault::Missing) => {
                 self.ledger.gone(candidate.key)?;
-                if let Some(marker) = &rules.options.done_file {
-                    let marker = candidate.path.with_file_name(marker.of(&candidate.name.text()));
-                    if let Err(Fault::Lost(lost)) = self.folder.delete(&marker) {
-                        return Err(lost);
-                    }
-                }
                 Ok(true)
             }
             Err(Fault::Lost(lost)) => Err(lost),
@@ -309,8 +310,47 @@ impl Work<'_> {
         }
     }
 
-    /// Moves a file; where its new name is taken, the message's id makes it another.
-    fn put_away(&mut self, candidate: &Candidate, folder: &Path, name: &Path, id: MessageId) -> Result<(), Fault> {
+    /// Deletes or moves a file, and its marker before it: a file without a marker is put away later, by the ledger; a marker without
+    /// its file would say of the next one under that name that it is complete.
+    fn put_away(
+        &mut self,
+        candidate: &Candidate,
+        message: &Message,
+        after: &After,
+        outcome: Outcome,
+    ) -> Result<(), Fault> {
+        match after {
+            After::Keep => Ok(()),
+            After::Delete => {
+                self.delete_marker(candidate)?;
+                self.folder.delete(&candidate.path)
+            }
+            After::Move(target) => {
+                let placed = place(target, candidate, message);
+                let (folder, name) = placed.map_err(|error| Fault::Refused(error.to_string()))?;
+                self.delete_marker(candidate)?;
+                // All duplicates have the id of the first message: it tells none from another.
+                let is_duplicate = outcome == Outcome::Duplicate;
+                let id = if is_duplicate { self.intake.next_id() } else { message.meta.id };
+                self.move_to(candidate, &folder, &name, id)
+            }
+        }
+    }
+
+    /// Deletes the marker of a file; one that is not there is fine.
+    fn delete_marker(&mut self, candidate: &Candidate) -> Result<(), Fault> {
+        let rules = self.rules;
+        let Some(marker) = &rules.options.done_file else { return Ok(()) };
+        let marker = candidate.path.with_file_name(marker.of(&candidate.name.text()));
+        match self.folder.delete(&marker) {
+            Err(Fault::Missing) => Ok(()),
+            Err(Fault::Refused(reason)) => Err(Fault::Refused(format!("its marker cannot be deleted: {reason}"))),
+            done => done,
+        }
+    }
+
+    /// Moves a file; where its new name is taken, this id makes it another.
+    fn move_to(&mut self, candidate: &Candidate, folder: &Path, name: &Path, mut id: MessageId) -> Result<(), Fault> {
         let mut to = folder.join(name);
         for _ in 0..3 {
             match self.folder.rename(&candidate.path, &to) {
@@ -320,7 +360,10 @@ impl Work<'_> {
                     }
                     self.folder.make_folder(folder)?;
                 }
-                Err(Fault::Exists) => to = folder.join(with_id(name, id)),
+                Err(Fault::Exists) => {
+                    to = folder.join(with_id(name, id));
+                    id = self.intake.next_id();
+                }
                 // Not every server says that it is the folder which is missing.
                 Err(Fault::Refused(reason)) => {
                     if self.folder.exists(folder)? {
@@ -350,12 +393,7 @@ impl Work<'_> {
     pub(super) fn finish_left(&mut self, known: Vec<(Candidate, Known)>) -> Result<bool, Lost> {
         let (mut done, mut failed) = (0_u64, 0_u64);
         for (candidate, known) in known {
-            let after = &self.rules.options;
-            let after = match known.outcome {
-                Outcome::Captured => &after.after,
-                Outcome::Rejected => &after.on_error,
-                Outcome::Duplicate => &after.on_duplicate,
-            };
+            let after = self.rules.options.rule_for(known.outcome);
             if matches!(after, After::Keep) || self.stop.is_cancelled() {
                 continue;
             }

@@ -106,6 +106,9 @@ pub(in crate::source) trait Folder: Send {
     /// Reads a file, but never more than `limit` bytes.
     fn read(&mut self, path: &Path, limit: u64) -> Result<Content, Fault>;
 
+    /// What a file is at this moment; a link is none.
+    fn facts(&mut self, path: &Path) -> Result<Facts, Fault>;
+
     /// Whether there is anything under a path.
     fn exists(&mut self, path: &Path) -> Result<bool, Fault>;
 

@@ -161,8 +161,15 @@ impl Ledger {
     fn take(&mut self, record: &Record) {
         match record {
             Record::Is(path, known) => {
-                if known.outcome == Outcome::Captured && self.window.is_some() {
-                    self.contents.entry(short(&known.content)).or_insert((known.message, known.at));
+                if known.outcome == Outcome::Captured
+                    && let Some(window) = self.window
+                {
+                    let this = (known.message, known.at);
+                    let first = self.contents.entry(short(&known.content)).or_insert(this);
+                    if age(known.at, first.1) >= window {
+                        // One that came so long before counts no more.
+                        *first = this;
+                    }
                 }
                 self.entries.insert(*path, Entry { known: *known, is_there: true, is_listed: false });
             }
@@ -174,9 +181,13 @@ impl Ledger {
         }
     }
 
-    /// What is known of a file that lies there unchanged. None for one that is new.
-    pub(super) fn known(&self, path: PathKey, facts: Facts) -> Option<Known> {
-        self.entries.get(&path).filter(|entry| entry.is_there && entry.known.facts == facts).map(|entry| entry.known)
+    /// What is known of a file that lies there unchanged. None for one that is new. `stays` says of which files it is that they are
+    /// left where they lie: one that was not seen for a while was not gone, only the listing was not what it should be.
+    pub(super) fn known(&mut self, path: PathKey, facts: Facts, stays: impl Fn(Outcome) -> bool) -> Option<Known> {
+        let entry = self.entries.get_mut(&path).filter(|entry| entry.known.facts == facts)?;
+        // There again, so that it is not forgotten in time.
+        entry.is_there |= stays(entry.known.outcome);
+        entry.is_there.then_some(entry.known)
     }
 
     /// The message that a file under this path became last.
@@ -371,6 +382,44 @@ mod tests {
         Known { facts, content: [content; 32], outcome, message: MessageId::from_bytes([content; 16]), at }
     }
 
+    /// No file is left where it lies.
+    fn none(_: Outcome) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_file_that_stays_is_known_although_a_listing_lacked_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Timestamp::now();
+        let (kept, moved) = (known(1, 1, Outcome::Captured, now), known(2, 1, Outcome::Rejected, now));
+        let keeps = |outcome: Outcome| outcome == Outcome::Captured;
+        let mut ledger = Ledger::open(folder.path(), "c", WINDOW).expect("opened");
+        ledger.note(&[(path("kept"), kept), (path("moved"), moved)], now).expect("noted");
+        ledger.begin_listing();
+        ledger.end_listing(now).expect("an empty listing");
+        assert_eq!(ledger.known(path("kept"), kept.facts, none), None, "only where it stays");
+        assert_eq!(ledger.known(path("moved"), moved.facts, keeps), None, "it does not stay");
+        assert_eq!(ledger.known(path("kept"), Facts { size: 2, modified: 7 }, keeps), None, "another file");
+        assert_eq!(ledger.known(path("kept"), kept.facts, keeps), Some(kept));
+        assert_eq!(ledger.known(path("kept"), kept.facts, none), Some(kept), "it is there again");
+    }
+
+    #[test]
+    fn the_newest_message_of_a_content_counts_after_a_restart_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Timestamp::from_second(1_790_000_000).expect("a time");
+        let old = known(1, 1, Outcome::Captured, now - jiff::SignedDuration::from_hours(2));
+        let new = Known { message: MessageId::from_bytes([9; 16]), at: now, ..old };
+        let mut ledger = Ledger::open(folder.path(), "c", WINDOW).expect("opened");
+        ledger.note(&[(path("a"), old)], old.at).expect("noted");
+        ledger.note(&[(path("b"), new)], now).expect("noted");
+        for _ in 0..2 {
+            assert_eq!(ledger.same_content(&new.content, now), Some(new.message));
+            drop(ledger);
+            ledger = Ledger::open(folder.path(), "c", WINDOW).expect("opened again");
+        }
+    }
+
     #[test]
     fn what_was_noted_is_known_after_a_restart() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -384,10 +433,13 @@ mod tests {
         ledger.note(&files, now).expect("noted");
         ledger.gone(path("c")).expect("noted");
         for _ in 0..2 {
-            assert_eq!(ledger.known(path("a"), files[0].1.facts).map(|known| known.message), Some(files[0].1.message));
-            assert_eq!(ledger.known(path("a"), Facts { size: 11, modified: 7 }), None, "another size");
-            assert_eq!(ledger.known(path("a"), Facts { size: 10, modified: 8 }), None, "another time");
-            assert_eq!(ledger.known(path("c"), files[2].1.facts), None, "it is gone");
+            assert_eq!(
+                ledger.known(path("a"), files[0].1.facts, none).map(|known| known.message),
+                Some(files[0].1.message)
+            );
+            assert_eq!(ledger.known(path("a"), Facts { size: 11, modified: 7 }, none), None, "another size");
+            assert_eq!(ledger.known(path("a"), Facts { size: 10, modified: 8 }, none), None, "another time");
+            assert_eq!(ledger.known(path("c"), files[2].1.facts, none), None, "it is gone");
             assert_eq!(ledger.last_message(path("c")), Some(files[2].1.message));
             assert_eq!(ledger.same_content(&[3; 32], now), Some(files[2].1.message));
             assert_eq!(ledger.same_content(&[2; 32], now), None, "what could not be read may come again");
@@ -463,8 +515,8 @@ mod tests {
         ledger.end_listing(now).expect("written anew");
         for _ in 0..2 {
             assert_eq!(ledger.entries.len(), 2);
-            assert!(ledger.known(there, Facts { size: 1, modified: 7 }).is_some());
-            assert_eq!(ledger.known(path("7"), Facts { size: 1, modified: 7 }), None, "it was not listed");
+            assert!(ledger.known(there, Facts { size: 1, modified: 7 }, none).is_some());
+            assert_eq!(ledger.known(path("7"), Facts { size: 1, modified: 7 }, none), None, "it was not listed");
             assert!(ledger.last_message(path("7")).is_some());
             assert_eq!(std::fs::metadata(&ledger.path).expect("there").len(), ledger.bytes);
             ledger = Ledger::open(folder.path(), "c", WINDOW).expect("opened again");

@@ -77,6 +77,11 @@ impl Folder for Local {
         Ok(Content { bytes, facts: facts(&metadata) })
     }
 
+    fn facts(&mut self, path: &Path) -> Result<Facts, Fault> {
+        let metadata = std::fs::symlink_metadata(self.root.join(path)).map_err(|error| self.fault(&error))?;
+        if metadata.is_file() { Ok(facts(&metadata)) } else { Err(Fault::Refused("it is no file".to_owned())) }
+    }
+
     fn exists(&mut self, path: &Path) -> Result<bool, Fault> {
         match std::fs::symlink_metadata(self.root.join(path)) {
             Ok(_) => Ok(true),
@@ -137,7 +142,13 @@ mod tests {
         let mut local = Local::new(folder.path().to_owned());
         for name in ["link", "pipe"] {
             assert!(matches!(local.read(Path::new(name), 9), Err(Fault::Refused(_))), "{name}");
+            assert!(matches!(local.facts(Path::new(name)), Err(Fault::Refused(_))), "{name}");
         }
+        let secret = local.read(Path::new("secret"), 9).expect("read").facts;
+        assert_eq!(local.facts(Path::new("secret")).expect("there"), secret);
+        std::fs::write(folder.path().join("secret"), "xy").expect("extended");
+        assert_ne!(local.facts(Path::new("secret")).expect("there"), secret, "it is another one now");
+        assert!(matches!(local.facts(Path::new("none")), Err(Fault::Missing)));
         let mut files = Vec::new();
         let mut each = |name: Option<Name>, kind: Kind| {
             if matches!(kind, Kind::File(_)) {

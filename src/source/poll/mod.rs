@@ -19,6 +19,8 @@ mod options;
 mod poller;
 mod remote;
 mod round;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::ledger::Outcome;
 use super::names::{Marker, Names};
 use crate::config::{ByteSize, Duration, Table, report, schema_generator};
 use crate::expr::{FileNameTemplate, PathTemplate};
@@ -284,6 +285,15 @@ impl PollOptions {
         let schema = schema_generator().into_root_schema_for::<PollOptions>();
         let properties = schema.get("properties").and_then(|properties| properties.as_object());
         properties.map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// What becomes of a file of which this became.
+    pub(super) fn rule_for(&self, outcome: Outcome) -> &After {
+        match outcome {
+            Outcome::Captured => &self.after,
+            Outcome::Rejected => &self.on_error,
+            Outcome::Duplicate => &self.on_duplicate,
+        }
     }
 
     fn check(&self, table: &Table<'_>) {

@@ -138,7 +138,7 @@ impl Health {
 enum Next {
     /// The schedule's next time, or the end of this time where it is given, or a notice.
     Scheduled { settle: Option<Duration> },
-    /// The end of this time, whatever the schedule says.
+    /// The end of this time, whatever the schedule says; but not outside of its hours.
     Delay(Duration),
 }
 
@@ -208,9 +208,12 @@ impl Pace {
             Next::Delay(delay) => {
                 tokio::select! {
                     () = tokio::time::sleep(delay) => {}
-                    () = stop.cancelled() => {}
+                    () = stop.cancelled() => return,
                 }
-                return;
+                if self.rules.schedule.is_within(Timestamp::now()) {
+                    return;
+                }
+                None
             }
             Next::Scheduled { settle } => settle,
         };
@@ -223,7 +226,8 @@ impl Pace {
                 }
             };
             tokio::select! {
-                _ = self.ticks.next() => return,
+                // One that came while nobody waited may be of hours that are over.
+                _ = self.ticks.next() => {}
                 () = settled => {}
                 () = notice(&mut self.notices.1, pause) => {}
                 () = stop.cancelled() => return,
@@ -276,4 +280,24 @@ fn is_arrival(event: &notify::Event) -> bool {
             | EventKind::Access(AccessKind::Close(AccessMode::Write))
             | EventKind::Modify(ModifyKind::Name(_))
     ) || event.need_rescan()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::poll::tests::rules;
+
+    #[tokio::test]
+    async fn after_a_failure_it_is_polled_within_the_hours_only() {
+        let hour: u32 = Timestamp::now().strftime("%H").to_string().parse().expect("a number");
+        let far = (hour + 12) % 24;
+        let stop = CancellationToken::new();
+        let outside = format!("between = [\"{far:02}:00-{far:02}:30\"]\n");
+        for (between, is_polled) in [("", true), (outside.as_str(), false)] {
+            let rules = rules(&format!("every = \"1h\"\nafter = \"keep\"\n{between}"));
+            let mut pace = Pace::new(&rules, None);
+            let waiting = pace.wait(Next::Delay(Duration::ZERO), &stop);
+            assert_eq!(timeout(Duration::from_millis(200), waiting).await.is_ok(), is_polled, "{between}");
+        }
+    }
 }

@@ -200,6 +200,13 @@ impl Folder for Remote {
         Ok(Content { bytes, facts: facts(&stat) })
     }
 
+    fn facts(&mut self, path: &Path) -> Result<Facts, Fault> {
+        let path = self.root.join(path);
+        let stat = self.on("looking at a file", |sftp| sftp.lstat(&path))?;
+        let is_file = stat.perm.is_none() || stat.is_file();
+        if is_file { Ok(facts(&stat)) } else { Err(Fault::Refused("it is no file".to_owned())) }
+    }
+
     fn exists(&mut self, path: &Path) -> Result<bool, Fault> {
         let path = self.root.join(path);
         match self.on("looking for a file", |sftp| sftp.lstat(&path)) {

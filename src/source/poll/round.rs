@@ -14,7 +14,7 @@ use super::Rules;
 use super::capture::Work;
 use super::folder::{Facts, Fault, Folder, Kind, Lost, Name};
 use super::ledger::{Known, Ledger, PathKey};
-use super::options::Sort;
+use super::options::{After, Sort};
 use crate::journal::Room;
 use crate::source::Intake;
 
@@ -324,7 +324,7 @@ impl Listing {
                 drop(text);
                 let candidate = Candidate { path, name, key, facts };
                 let most = options.max_files as usize;
-                match ledger.known(key, facts) {
+                match ledger.known(key, facts, |outcome| matches!(options.rule_for(outcome), After::Keep)) {
                     Some(known) if self.known.len() < most => self.known.push((candidate, known)),
                     Some(_) => {}
                     None => {

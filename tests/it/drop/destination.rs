@@ -1,5 +1,7 @@
 //! `sftp_server` as a destination: what partners pick up.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::{DENIED, NO_SUCH_FILE, Sftp, Site, channel};
 use crate::support::eventually::eventually;
 use crate::support::mllp_client::MllpClient;
@@ -54,8 +56,13 @@ fn results_are_picked_up_whole_and_deleted_by_the_partner() {
     // What is still being written there is seen by nobody.
     let disk = site.rig.path().join("data/hosted/users/acme/results");
     std::fs::write(disk.join(".C.hl7.part"), "half").unwrap();
-    assert_eq!(acme.names("results").unwrap(), ["A.hl7", "B.hl7"]);
-    assert_eq!(acme.size("results/.C.hl7.part"), Err(NO_SUCH_FILE));
+    for mode in [0o600, 0o400] {
+        std::fs::set_permissions(disk.join(".C.hl7.part"), std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(acme.names("results").unwrap(), ["A.hl7", "B.hl7"]);
+        assert_eq!(acme.size("results/.C.hl7.part"), Err(NO_SUCH_FILE));
+        assert_eq!(acme.get("results/.C.hl7.part"), Err(NO_SUCH_FILE));
+        assert_eq!(acme.remove("results/.C.hl7.part"), Err(NO_SUCH_FILE));
+    }
     let (done, said) = site.sftp("acme", "get -p results/* .\nrm results/A.hl7\nls results\n");
     assert!(done && said.contains("B.hl7"), "{said}");
     assert_eq!(std::fs::read(site.rig.path().join("B.hl7")).unwrap(), result("B", ""));

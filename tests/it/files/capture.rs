@@ -90,6 +90,24 @@ fn f68_what_comes_again_is_told_from_what_is_new() {
     assert_eq!(told.count(), 2, "{log}");
 }
 
+/// All have the id of the first message: it makes only one new name.
+#[test]
+fn f68_a_third_and_fourth_duplicate_under_one_name_are_put_away_too() {
+    let rig = started(&format!("{QUICK}after = \"delete\""));
+    let folder = inbox(&rig);
+    put(&folder, "a.hl7", message("1"));
+    eventually("it is taken", || files(&folder).is_empty().then_some(()));
+    for count in 1..=4 {
+        put(&folder, "a.hl7", message("1"));
+        eventually("it is put away", || {
+            let found = files(&folder);
+            (found.len() == count && found.iter().all(|name| name.starts_with("duplicates/a."))).then_some(())
+        });
+    }
+    assert_eq!(rig.messages("").len(), 1);
+    assert_eq!(view(&rig, "files")["counters"]["files_left"], 0);
+}
+
 /// Two of the same content in one poll, which journals both together.
 #[test]
 fn f68_twins_in_one_poll_are_one_message() {

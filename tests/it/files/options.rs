@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{QUICK, age, channel, control_ids, files, inbox, let_some_polls_pass, message, put, refs, rig, view};
-use crate::support::eventually::eventually;
+use crate::support::eventually::{eventually, eventually_within};
 use crate::support::options::source;
 use crate::support::rig::Rig;
 
@@ -115,9 +115,27 @@ fn a_marker_says_that_a_file_is_complete() {
     put(&inbox(&rig), "b.hl7.done", "");
     rig.start();
     assert_eq!(names(&rig, 1), ["b.hl7"]);
-    assert_eq!(files(&inbox(&rig)), ["a.hl7", "done/b.hl7"], "the marker goes with its file");
+    eventually("the marker goes with its file", || (files(&inbox(&rig)) == ["a.hl7", "done/b.hl7"]).then_some(()));
     put(&inbox(&rig), "a.hl7.done", "");
     assert_eq!(names(&rig, 2), ["b.hl7", "a.hl7"]);
+}
+
+/// A marker without its file would say of the next one under that name that it is complete.
+#[test]
+fn a_file_whose_marker_cannot_be_deleted_stays_until_it_can() {
+    let mut rig = rig("every = \"100ms\"\ndone_file = \"{name}.done\"\nafter = { move = \"done\" }");
+    put(&inbox(&rig), "a.hl7", message("1"));
+    // No folder is deleted as a file is.
+    std::fs::create_dir(inbox(&rig).join("a.hl7.done")).unwrap();
+    rig.start();
+    rig.wait_for("sent", 1);
+    eventually("it is told", || rig.log().contains("its marker cannot be deleted").then_some(()));
+    let_some_polls_pass();
+    assert_eq!(files(&inbox(&rig)), ["a.hl7"]);
+    // What was captured needs no marker any more.
+    std::fs::remove_dir(inbox(&rig).join("a.hl7.done")).unwrap();
+    eventually_within(Duration::from_secs(30), "it is moved", || (files(&inbox(&rig)) == ["done/a.hl7"]).then_some(()));
+    assert_eq!(rig.messages("").len(), 1);
 }
 
 #[test]
