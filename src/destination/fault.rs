@@ -368,6 +368,7 @@ mod tests {
         (FaultClass::Ce, Retry, false),
         (FaultClass::Ar, Dead, false),
         (FaultClass::Cr, Dead, false),
+        (FaultClass::Nak, Retry, false),
         (FaultClass::Status(302), Pause, true),
         (FaultClass::Status(400), Dead, false),
         (FaultClass::Status(401), Pause, true),
