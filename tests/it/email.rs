@@ -1,9 +1,9 @@
 //! `email`: a real mail server that nobody here wrote (Python `aiosmtpd`), TLS with certificates that the test makes, and Python's own
 //! reader of mails.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::Write as _;
+use std::process::{Child, Command};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::support::eventually::eventually;
 use crate::support::mllp_client::{MllpClient, field};
 use crate::support::pki::Authority;
+use crate::support::python;
 use crate::support::rig::{Rig, labwire};
-use crate::support::{python, root};
 
 struct MailServer {
     process: Child,
@@ -22,17 +22,7 @@ struct MailServer {
 
 impl MailServer {
     fn start(options: &Value) -> MailServer {
-        let mut process = Command::new(python::program("python"))
-            .arg(root().join("tests/it/smtp_server.py"))
-            .arg(options.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (told, lines) = channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
-        let port = lines.recv_timeout(Duration::from_secs(30)).expect("a port").parse().unwrap();
+        let (process, lines, port) = python::server("smtp_server.py", options);
         MailServer { process, lines, port }
     }
 

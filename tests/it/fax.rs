@@ -1,8 +1,8 @@
 //! `fax`: a vendor that takes faxes over HTTP, in the two ways that ship as profiles. No fax is sent twice.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::io::{Read as _, Write as _};
+use std::process::Child;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::support::eventually::eventually;
 use crate::support::mllp_client::{MllpClient, field};
 use crate::support::pki::Authority;
+use crate::support::python;
 use crate::support::rig::Rig;
-use crate::support::{python, root};
 
 const NUMBER: &str = "+3615550182";
 /// A PDF, as far as anybody looks.
@@ -25,17 +25,7 @@ struct Vendor {
 
 impl Vendor {
     fn start(options: &Value) -> Vendor {
-        let mut process = Command::new(python::program("python"))
-            .arg(root().join("tests/it/fax_server.py"))
-            .arg(options.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (told, lines) = channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
-        let port = lines.recv_timeout(Duration::from_secs(30)).expect("a port").parse().unwrap();
+        let (process, lines, port) = python::server("fax_server.py", options);
         Vendor { process, lines, port }
     }
 
